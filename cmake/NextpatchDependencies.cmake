@@ -1,0 +1,29 @@
+# np_dependencies: every library nextpatch links.
+find_package(PkgConfig REQUIRED)
+find_package(Threads REQUIRED)
+find_package(PNG REQUIRED)
+find_package(JPEG REQUIRED)
+if(NP_SANITIZE MATCHES "thread")
+  # gcc's OpenMP runtime is not instrumented: its barriers look like races. The thread preset watches nextpatch's own threads.
+  add_library(np_openmp INTERFACE)
+  target_compile_options(np_openmp INTERFACE -Wno-unknown-pragmas)
+else()
+  find_package(OpenMP REQUIRED COMPONENTS C)
+  add_library(np_openmp INTERFACE)
+  target_link_libraries(np_openmp INTERFACE OpenMP::OpenMP_C)
+endif()
+pkg_check_modules(CYAML REQUIRED IMPORTED_TARGET libcyaml)
+pkg_check_modules(YAML REQUIRED IMPORTED_TARGET yaml-0.1)
+pkg_check_modules(CJSON REQUIRED IMPORTED_TARGET libcjson)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+pkg_check_modules(PROTOBUF_C REQUIRED IMPORTED_TARGET libprotobuf-c)
+pkg_check_modules(ISAL REQUIRED IMPORTED_TARGET libisal)
+# Debian's dnnl-config.cmake asks for OpenCL headers that a CPU program does not need: find the library itself.
+find_path(DNNL_INCLUDE_DIR oneapi/dnnl/dnnl.h REQUIRED)
+find_library(DNNL_LIBRARY dnnl REQUIRED)
+
+add_library(np_dependencies INTERFACE)
+target_include_directories(np_dependencies SYSTEM INTERFACE ${DNNL_INCLUDE_DIR})
+target_link_libraries(np_dependencies INTERFACE
+  ${DNNL_LIBRARY} PkgConfig::CYAML PkgConfig::YAML PkgConfig::CJSON PkgConfig::XXHASH PkgConfig::PROTOBUF_C
+  PkgConfig::ISAL PNG::PNG JPEG::JPEG np_openmp Threads::Threads m)

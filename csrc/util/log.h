@@ -1,0 +1,20 @@
+/* Lines for the person who runs the program, on standard error. Results go to standard output. */
+#ifndef NP_UTIL_LOG_H
+#define NP_UTIL_LOG_H
+
+typedef enum np_log_level { NP_LOG_QUIET, NP_LOG_WARNING, NP_LOG_INFO, NP_LOG_DEBUG } np_log_level;
+
+/* Lines above this level are dropped. Default NP_LOG_INFO. */
+void np_log_set_level(np_log_level level);
+
+/* One whole line, written with one system call so that threads do not interleave. When a progress bar stands on
+ * the terminal it is cleared first (see np_log_set_status). No newline needed at the end of `format`. */
+void np_info(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void np_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void np_debug(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* The last line of a terminal (a progress bar), redrawn after every log line; NULL removes it. The text is copied. A no-op
+ * when standard error is not a terminal. */
+void np_log_set_status(const char *text);
+
+#endif
