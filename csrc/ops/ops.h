@@ -1,0 +1,145 @@
+/* The operator table: every operation the models need, on one page. Each backend fills one struct np_ops.
+ *
+ * Letters (model.md): B images, N tokens of an image, D width, h heads, d = D/h, P patch side, C channels. Rows are tokens of a
+ * whole batch, B·N of them, image by image, in raster order. All matrices are row-major and dense.
+ *
+ * Types: "act" is the activation type of the backend's precision (np_ops.act: NP_F32 or NP_BF16). Statistics, losses, gains, biases,
+ * tables and all gradients of parameters are float32. Sums run in float32 or wider, in an order that depends only on the
+ * shapes and the thread count, so equal inputs give equal bits.
+ *
+ * Gradients of parameters take `accumulate`: false overwrites, true adds. Unless said otherwise outputs may not alias
+ * inputs. Every op returns NP_OK or an error with its message; shapes are the caller's duty. */
+#ifndef NP_OPS_OPS_H
+#define NP_OPS_OPS_H
+
+#include "util/dtype.h"
+#include "util/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* A batch of images, on the device, in one of two forms. */
+typedef struct np_pixels {
+  const uint8_t *u8; /* [B, H, W, C] raw; normalised as (u8/255 - mean[c]) / std[c] where it is read */
+  const float *f32;  /* [B, C, H, W] already normalised; used when u8 is NULL */
+  int batch, height, width, channels, patch; /* height and width are multiples of patch */
+  float mean[3], std[3];
+} np_pixels;
+
+/* C[m, n] (+)= op(A)·op(B) + bias. op(A) is [m, k]: A is stored [m, k], or [k, m] with transpose_a; op(B) is [k, n]: stored
+ * [k, n], or [n, k] with transpose_b. A linear layer y = x·Wᵀ + b has transpose_b, its data gradient neither, its weight
+ * gradient transpose_a. */
+typedef struct np_matmul {
+  int64_t m, n, k;
+  bool transpose_a, transpose_b;
+  np_dtype a_type, b_type, c_type; /* F32·F32 → F32, or BF16·BF16 → BF16 or F32 */
+  bool accumulate;                 /* C += instead of C = */
+} np_matmul;
+
+/* One AdamW step over a slice whose elements share their decay. */
+typedef struct np_adamw {
+  float lr, beta1, beta2, eps, weight_decay;
+  float bias_correction1, bias_correction2; /* 1 - beta^t */
+  float grad_scale;                         /* gradients are multiplied by it first: clipping */
+} np_adamw;
+
+typedef struct np_ops np_ops;
+
+struct np_ops {
+  const char *name; /* "cpu", "cuda" */
+  np_dtype act;
+
+  /* ---- memory ---- */
+  np_status (*alloc)(np_ops *ops, size_t bytes, void **out); /* 64-byte aligned, contents undefined */
+  void (*release)(np_ops *ops, void *memory);                /* NULL is fine */
+  np_status (*upload)(np_ops *ops, void *device, const void *host, size_t bytes);
+  np_status (*download)(np_ops *ops, void *host, const void *device, size_t bytes); /* waits for what wrote it */
+  np_status (*zero)(np_ops *ops, void *device, size_t bytes);
+
+  /* ---- elements and rows ---- */
+  /* out[i] = act(in[i]) for i < count: the low-precision copy of weights. With act F32 a copy. */
+  np_status (*to_act)(np_ops *ops, int64_t count, const float *in, void *out);
+  /* y[i] += alpha · x[i]; x act, y float32. */
+  np_status (*axpy)(np_ops *ops, int64_t count, float alpha, const void *x, float *y);
+
+  /* out [B·N, P·P·C] act: patches in (channel, row, column) order, as the patch convolution's weight is laid out. */
+  np_status (*patchify)(np_ops *ops, const np_pixels *pixels, void *out);
+
+  /* x[r, :] += table[position(r), :]; position(r) = (index ? index[r] : r) % tokens. x [rows, width] act, table [tokens, width]. */
+  np_status (*add_table)(np_ops *ops, int64_t rows, int width, int tokens, const int32_t *index, const float *table, void *x);
+
+  /* y[r, :] = x[index[r], :] for r < rows. act. */
+  np_status (*gather_rows)(np_ops *ops, int64_t rows, int width, const int32_t *index, const void *x, void *y);
+  /* Its gradient: dx [total, width] = 0, then dx[index[r], :] = dy[r, :]; index strictly ascending. */
+  np_status (*scatter_rows)(np_ops *ops, int64_t rows, int64_t total, int width, const int32_t *index, const void *dy, void *dx);
+
+  np_status (*matmul)(np_ops *ops, const np_matmul *shape, const void *a, const void *b, const float *bias /* [n] or NULL */,
+                      void *c);
+  /* out[j] (+)= Σ_r x[r, j]: gradient of a bias. x [rows, width] act. */
+  np_status (*column_sum)(np_ops *ops, int64_t rows, int width, const void *x, float *out, bool accumulate);
+
+  /* Residual add and LayerNorm: s = x + delta (delta NULL: s = x; sum NULL: s is not stored), y = (s - mean)·rstd·gain + bias.
+   * x, delta, sum, y [rows, width] act (sum may alias x or delta); mean, rstd [rows] (NULL: not kept). */
+  np_status (*norm_forward)(np_ops *ops, int64_t rows, int width, float eps, const void *x, const void *delta, const float *gain,
+                            const float *bias, void *sum, void *y, float *mean, float *rstd);
+  /* dx = residual (NULL: 0) + dL/dx from dy; dgain, dbias [width]. dx may alias residual or dy. */
+  np_status (*norm_backward)(np_ops *ops, int64_t rows, int width, const void *dy, const void *x, const float *mean,
+                             const float *rstd, const float *gain, const void *residual, void *dx, float *dgain, float *dbias,
+                             bool accumulate);
+
+  /* y = x·Φ(x), the exact (erf) GELU; y may alias x. dx = dy·(Φ(x) + x·φ(x)); dx may alias dy. */
+  np_status (*gelu_forward)(np_ops *ops, int64_t count, const void *x, void *y);
+  np_status (*gelu_backward)(np_ops *ops, int64_t count, const void *x, const void *dy, void *dx);
+
+  /* Prefix-causal attention: query i sees key j when j <= i or j < prefix[b] (model.md 5); scale 1/sqrt(d).
+   * qkv [B, N, 3, h, d] act → out [B, N, h, d] act, lse [B, h, N] natural log-sum-exp of the scaled scores. lse NULL: not
+   * kept. prefix NULL: every query sees every key. Hidden keys are not read; no N×N array exists. */
+  np_status (*attention_forward)(np_ops *ops, int batch, int tokens, int heads, int head_width, const int32_t *prefix,
+                                 const void *qkv, void *out, float *lse);
+  np_status (*attention_backward)(np_ops *ops, int batch, int tokens, int heads, int head_width, const int32_t *prefix,
+                                  const void *qkv, const void *out, const float *lse, const void *dout, void *dqkv);
+
+  /* Pixel loss of gathered rows. Row r is token index[r] = b·N + k; its target is patch k+1 of image b, values in (row, column,
+   * channel) order, standardised by its own mean and unbiased variance when `normalize` (model.md 7).
+   * loss[0] (+)= Σ_r mean_j (pred[r, j] - t[r, j])² in float64; dpred (NULL: not wanted) = scale·2·(pred - t)/(P·P·C).
+   * pred, dpred [rows, P·P·C] act; they may alias. */
+  np_status (*pixel_loss)(np_ops *ops, const np_pixels *pixels, int64_t rows, const int32_t *index, bool normalize, float scale,
+                          const void *pred, void *dpred, double *loss, bool accumulate);
+
+  /* ---- probe: float32 throughout ---- */
+  /* y = (x - mean)/sqrt(var + eps) over `width` columns. train: mean and biased variance of these rows, and
+   * running = (1 - momentum)·running + momentum·(mean | unbiased variance); else the running statistics. y may alias x. */
+  np_status (*batch_norm)(np_ops *ops, int64_t rows, int width, float eps, float momentum, bool train, const float *x,
+                          float *running_mean, float *running_var, float *y);
+  /* Attention pooling by one query, with the key projection folded into it: u[i, :] = W_k,iᵀ q_i / sqrt(d) for head i.
+   * weight[b, i, n] = softmax_n(x[b, n, :]·u[i, :]); pooled[b, i, :] = Σ_n weight[b, i, n]·x[b, n, :].
+   * x [B, N, D], u [h, D], weight [B, h, N], pooled [B, h, D]. */
+  np_status (*pool_forward)(np_ops *ops, int batch, int tokens, int heads, int width, const float *x, const float *u, float *weight,
+                            float *pooled);
+  /* du [h, D] (+)= gradient by u given dpooled [B, h, D]. */
+  np_status (*pool_backward)(np_ops *ops, int batch, int tokens, int heads, int width, const float *x, const float *weight,
+                             const float *dpooled, float *du, bool accumulate);
+  /* loss[0] = Σ_b -log softmax(logits[b])[label[b]]; dlogits (NULL: not wanted, may alias logits) = scale·(softmax - onehot).
+   * logits, dlogits [B, classes]; labels [B]. */
+  np_status (*cross_entropy)(np_ops *ops, int batch, int classes, float scale, const float *logits, const int32_t *labels,
+                             float *dlogits, double *loss);
+
+  /* ---- optimiser ---- */
+  /* out[0] = Σ g² in float64; non-finite input gives a non-finite sum. */
+  np_status (*sum_squares)(np_ops *ops, int64_t count, const float *g, double *out);
+  /* w, m, v updated in place from g as torch.optim.AdamW does (decoupled decay first); low (NULL or [count] act) receives the new w. */
+  np_status (*adamw)(np_ops *ops, const np_adamw *how, int64_t count, const float *g, float *w, float *m, float *v, void *low);
+
+  void (*destroy)(np_ops *ops);
+};
+
+/* The CPU backend (csrc/ops/cpu): act F32 or BF16; threads 0: all cores. NP_ERR_ARGUMENT when BF16 is asked of a processor
+ * without native bf16 products. */
+np_status np_ops_cpu(np_dtype act, int threads, np_ops **out);
+/* Whether this processor multiplies bf16 natively (AVX512-BF16 or AMX). */
+bool np_cpu_has_bf16(void);
+/* Instruction set of the backend's own loops: "generic", "avx2", "avx512". */
+const char *np_cpu_isa_name(void);
+
+#endif
