@@ -18,15 +18,12 @@ np_status np_error(np_status code, const char *format, ...) {
 }
 
 np_status np_error_context(np_status code, const char *format, ...) {
-  char text[MESSAGE_BYTES];
+  char context[MESSAGE_BYTES];
   va_list args;
   va_start(args, format);
-  int used = vsnprintf(text, sizeof text, format, args);
+  vsnprintf(context, sizeof context, format, args);
   va_end(args);
-  if (used < 0) used = 0;
-  if (used < MESSAGE_BYTES) snprintf(text + used, sizeof text - (size_t)used, ": %s", message);
-  memcpy(message, text, sizeof message);
-  return code;
+  return np_error(code, "%s: %s", context, message);
 }
 
 const char *np_error_message(void) { return message; }
