@@ -14,16 +14,16 @@ enum { NP_MAX_DIMS = 8 };
 typedef struct np_tensor {
   const char *name;
   np_dtype dtype;
-  int ndim;                    /* 0: a scalar */
-  int64_t shape[NP_MAX_DIMS];  /* row-major */
-  const void *data;            /* read: inside the mapping, valid until close; write: the caller's */
+  int ndim;                   /* 0: a scalar */
+  int64_t shape[NP_MAX_DIMS]; /* row-major */
+  const void *data;           /* read: inside the mapping, valid until close; write: the caller's */
   size_t bytes;
 } np_tensor;
 
 typedef struct np_safetensors np_safetensors;
 
-/* Map a file read-only and check all of it that can be checked without reading the data: header size and JSON, every type,
- * shape and offset, no overlap, no hole, nothing past the end. NP_ERR_IO or NP_ERR_FORMAT with the path and the
+/* Map a file read-only and check all of it that can be checked without reading the data: header size and JSON, every
+ * type, shape and offset, no overlap, no hole, nothing past the end. NP_ERR_IO or NP_ERR_FORMAT with the path and the
  * reason; *out is NULL then. */
 np_status np_safetensors_open(const char *path, np_safetensors **out);
 /* The same over bytes in memory, which must outlive the handle. `name` stands in messages. */
@@ -47,7 +47,8 @@ typedef struct np_metadata {
 np_status np_safetensors_write(const char *path, const np_tensor *tensors, int count, const np_metadata *metadata,
                                int metadata_count);
 
-/* Copy elements into floats; dtype F64, F32, F16 or BF16, else NP_ERR_FORMAT. `count` must be the tensor's. */
+/* Copy elements into floats (`data` of a file that another program wrote may be unaligned: do not cast it); dtype F64,
+ * F32, F16 or BF16, else NP_ERR_FORMAT. `count` must be the tensor's. */
 np_status np_tensor_to_f32(const np_tensor *tensor, float *out, int64_t count);
 int64_t np_tensor_count(const np_tensor *tensor);
 
