@@ -1,1 +1,83 @@
-int main(void) { return 0; }
+#include "cli/cli.h"
+#include "util/build.h"
+#include "util/nearest.h"
+#include "util/status.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static const struct command {
+  const char *name, *meaning;
+  int (*run)(int argc, char **argv);
+} commands[] = {
+    {"pretrain", "pretrain a model on a folder of images; goes on where it was stopped", np_cli_pretrain},
+    {"probe", "train attentive heads on a frozen trunk and score them", np_cli_probe},
+    {"eval", "score a trained probe on a labelled folder", np_cli_eval},
+    {"features", "write an image folder's features as .npy", np_cli_features},
+    {"complete", "continue an image from its first patches, as a picture", np_cli_complete},
+    {"plan", "parameters, FLOPs and memory of a recipe, before anything runs", np_cli_plan},
+    {"inspect", "what a checkpoint or a weight file holds", np_cli_inspect},
+    {"report", "write a run's report.html", np_cli_report},
+    {"synth", "make a labelled set of textured shapes to try things on", np_cli_synth},
+    {"doctor", "what was built in and what this machine has", np_cli_doctor},
+};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static void print_help(FILE *to) {
+  fprintf(to, "usage: nextpatch COMMAND [ARGUMENT ...] [key=value ...]\n\n"
+              "Pretrains autoregressive image models (AIM) and probes them.\n\ncommands:\n");
+  for (int i = 0; i < COMMANDS; i++) fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].meaning);
+  fprintf(to, "\n'nextpatch COMMAND --help' tells more, with examples; 'nextpatch --version' prints the version.\n\n"
+              "exit status: 0 done, 1 error, 2 wrong command line or recipe, 75 stopped by a signal after saving\n\n"
+              "example:\n"
+              "  nextpatch synth images && nextpatch pretrain recipes/demo.yaml data.train=images/train\n");
+}
+
+static np_status find(const char *name, const struct command **out) {
+  const char *names[COMMANDS];
+  for (int i = 0; i < COMMANDS; i++) {
+    names[i] = commands[i].name;
+    if (!strcmp(name, names[i])) {
+      *out = &commands[i];
+      return NP_OK;
+    }
+  }
+  const char *near = np_nearest(name, names, COMMANDS);
+  if (near) return np_error(NP_ERR_ARGUMENT, "unknown command '%s' (did you mean '%s'?)", name, near);
+  return np_error(NP_ERR_ARGUMENT, "unknown command '%s'; 'nextpatch --help' lists the commands", name);
+}
+
+static np_status run(int argc, char **argv) {
+  const struct command *command;
+  np_status st;
+  if (argc < 2) {
+    st = np_error(NP_ERR_ARGUMENT, "needs a command; 'nextpatch --help' lists them");
+  } else if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+    print_help(stdout);
+    st = NP_OK;
+  } else if (!strcmp(argv[1], "--version")) {
+    printf("nextpatch %s (%s)\n", np_build_version(), np_build_commit());
+    st = NP_OK;
+  } else if ((st = find(argv[1], &command)) == NP_OK) {
+    st = (np_status)command->run(argc - 1, argv + 1);
+  }
+  /* A result that never reached its file (full disk) is an error although everything before went well. */
+  if ((fflush(stdout) || ferror(stdout)) && st == NP_OK)
+    st = np_error(NP_ERR_IO, "cannot write standard output: %s", strerror(errno));
+  return st;
+}
+
+int main(int argc, char **argv) {
+  np_status st = run(argc, argv);
+  switch (st) {
+  case NP_OK:
+    return NP_EXIT_OK;
+  case NP_ERR_INTERRUPTED:
+    fprintf(stderr, "stopped: %s\n", np_error_message());
+    return NP_EXIT_REQUEUE;
+  default:
+    fprintf(stderr, "error: %s\n", np_error_message());
+  }
+  return st == NP_ERR_ARGUMENT ? NP_EXIT_USAGE : NP_EXIT_ERROR;
+}

@@ -1,0 +1,55 @@
+# np_build_config.h in the build folder: what this build is made of, for `nextpatch doctor` and for the record of each run.
+# CUDA, NCCL and MPI are looked for and optional. Today CUDA gives doctor the list of GPUs (runtime library only); the operators of
+# kernels/ and the collectives of csrc/dist/ join here when they exist, and doctor says so until then.
+set(NP_CUDA AUTO CACHE STRING "CUDA: AUTO takes it where it is installed, ON demands it, OFF leaves it out")
+set_property(CACHE NP_CUDA PROPERTY STRINGS AUTO ON OFF)
+if(NOT NP_CUDA MATCHES "^(AUTO|ON|OFF)$")
+  message(FATAL_ERROR "NP_CUDA=${NP_CUDA}: expected AUTO, ON or OFF")
+endif()
+
+set(NP_HAVE_CUDA_RUNTIME 0)
+set(NP_HAVE_CUDA_OPERATORS 0)
+set(NP_CUDA_VERSION "")
+if(NOT NP_CUDA STREQUAL "OFF")
+  find_package(CUDAToolkit QUIET)
+  if(CUDAToolkit_FOUND AND TARGET CUDA::cudart_static)
+    set(NP_HAVE_CUDA_RUNTIME 1)
+    set(NP_CUDA_VERSION ${CUDAToolkit_VERSION})
+  elseif(NP_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "NP_CUDA=ON, and the CUDA toolkit was not found: set CUDAToolkit_ROOT, or leave NP_CUDA=AUTO")
+  endif()
+endif()
+
+find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+find_library(NCCL_LIBRARY nccl)
+set(NP_NCCL_FOUND 0)
+if(NCCL_INCLUDE_DIR AND NCCL_LIBRARY)
+  set(NP_NCCL_FOUND 1)
+endif()
+find_package(MPI QUIET COMPONENTS C)
+set(NP_MPI_VERSION "")
+if(MPI_C_FOUND)
+  set(NP_MPI_VERSION "${MPI_C_VERSION}")
+endif()
+
+# The commit, when the source is a checkout of its own (not a folder inside some other repository).
+set(NP_COMMIT "unknown")
+find_package(Git QUIET)
+if(GIT_FOUND)
+  execute_process(COMMAND ${GIT_EXECUTABLE} -C ${CMAKE_CURRENT_SOURCE_DIR} rev-parse --show-prefix --git-path logs/HEAD
+    OUTPUT_VARIABLE np_git_place RESULT_VARIABLE np_git_failed ERROR_QUIET)
+  if(NOT np_git_failed AND np_git_place MATCHES "^\n([^\n]+)\n$") # an empty prefix: this is the top folder
+    get_filename_component(np_git_log ${CMAKE_MATCH_1} ABSOLUTE BASE_DIR ${CMAKE_CURRENT_SOURCE_DIR})
+    execute_process(COMMAND ${GIT_EXECUTABLE} -C ${CMAKE_CURRENT_SOURCE_DIR} describe --always --tags --dirty
+      OUTPUT_VARIABLE np_git_commit OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE np_git_failed ERROR_QUIET)
+    if(NOT np_git_failed AND np_git_commit)
+      set(NP_COMMIT ${np_git_commit})
+    endif()
+    if(EXISTS ${np_git_log}) # a new commit asks for a new header
+      set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${np_git_log})
+    endif()
+  endif()
+endif()
+
+set(NP_GENERATED_DIR ${CMAKE_BINARY_DIR}/generated)
+configure_file(${CMAKE_CURRENT_LIST_DIR}/np_build_config.h.in ${NP_GENERATED_DIR}/np_build_config.h @ONLY)

@@ -1,0 +1,209 @@
+#include "cli/cli.h"
+#include "cli/options.h"
+#include "np_build_config.h"
+#include "util/build.h"
+#include "util/machine.h"
+
+#include <cjson/cJSON.h>
+#include <cyaml/cyaml.h>
+#include <errno.h>
+#include <isa-l.h>
+#include <oneapi/dnnl/dnnl.h>
+#include <png.h>
+#include <protobuf-c/protobuf-c.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+#include <xxhash.h>
+#include <yaml.h>
+#include <zlib.h>
+
+/* jpeglib.h wants size_t and FILE first. */
+#include <jpeglib.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#if NP_BUILD_CUDA_RUNTIME
+#include <cuda_runtime_api.h>
+#endif
+
+#define TEXT(x)    TEXT_OF(x)
+#define TEXT_OF(x) #x
+
+static const np_cli_word flags[] = {{"json", "print the same as JSON"}, {NULL, NULL}};
+static const np_cli_usage usage = {
+    .name = "doctor",
+    .arguments = "[--json]",
+    .text = "Say what was built in, what this machine has and what of it the CPU backend uses.\n"
+            "The first thing to attach to a report that something does not work.\n",
+    .examples = "  nextpatch doctor\n"
+                "  nextpatch doctor --json > machine.json\n",
+    .flags = flags,
+};
+
+/* One line of the report: section[key] = text. */
+__attribute__((format(printf, 3, 4))) static void say(cJSON *section, const char *key, const char *format, ...) {
+  char text[512];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  cJSON_AddStringToObject(section, key, text);
+}
+
+static void say_bytes(cJSON *section, const char *key, int64_t bytes, const char *none) {
+  if (bytes > 0) say(section, key, "%.1f GiB", (double)bytes / (1 << 30));
+  else say(section, key, "%s", none);
+}
+
+static void report_build(cJSON *to) {
+  say(to, "version", "%s", np_build_version());
+  say(to, "commit", "%s", np_build_commit());
+  say(to, "compiler", "%s", NP_BUILD_COMPILER);
+  say(to, "build type", "%s%s%s", *NP_BUILD_TYPE ? NP_BUILD_TYPE : "none", *NP_BUILD_SANITIZERS ? ", sanitizers: " : "",
+      NP_BUILD_SANITIZERS);
+  say(to, "CPU operators", "built in");
+  say(to, "CUDA operators", "%s", NP_BUILD_CUDA_OPERATORS ? "built in" : "not built in");
+  say(to, "CUDA runtime", "%s%s", NP_BUILD_CUDA_RUNTIME ? "built in, " : "not built in", NP_BUILD_CUDA_VERSION);
+  say(to, "NCCL", "%s", NP_BUILD_NCCL_FOUND ? "not built in (found by CMake, nothing uses it yet)" : "not built in");
+  if (*NP_BUILD_MPI_VERSION)
+    say(to, "MPI", "not built in (version %s found by CMake, nothing uses it yet)", NP_BUILD_MPI_VERSION);
+  else say(to, "MPI", "not built in");
+}
+
+static const char *onednn_isa(void) {
+  switch (dnnl_get_effective_cpu_isa()) {
+  case dnnl_cpu_isa_sse41:
+    return "SSE4.1";
+  case dnnl_cpu_isa_avx:
+    return "AVX";
+  case dnnl_cpu_isa_avx2:
+    return "AVX2";
+  case dnnl_cpu_isa_avx2_vnni:
+    return "AVX2-VNNI";
+  case dnnl_cpu_isa_avx512_core:
+    return "AVX-512";
+  case dnnl_cpu_isa_avx512_core_vnni:
+    return "AVX-512 VNNI";
+  case dnnl_cpu_isa_avx512_core_bf16:
+    return "AVX-512 BF16";
+  case dnnl_cpu_isa_avx512_core_amx:
+    return "AVX-512 AMX";
+  default:
+    return "generic";
+  }
+}
+
+static void report_processor(cJSON *to) {
+  static const char *const wanted[] = {"avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16"};
+  char name[256], found[256] = "";
+  np_machine_cpu_name(name, sizeof name);
+  say(to, "model", "%s", name);
+  say(to, "cores", "%d usable, %ld online", np_machine_cores(), sysconf(_SC_NPROCESSORS_ONLN));
+  for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+    if (!np_machine_cpu_has(wanted[i])) continue;
+    snprintf(found + strlen(found), sizeof found - strlen(found), "%s%s", *found ? " " : "", wanted[i]);
+  }
+  say(to, "instruction sets", "%s", *found ? found : "none of note");
+  say(to, "matrix products (oneDNN)", "%s", onednn_isa());
+#ifdef _OPENMP
+  say(to, "OpenMP threads", "%d", omp_get_max_threads());
+#else
+  say(to, "OpenMP threads", "built without OpenMP");
+#endif
+}
+
+#if NP_BUILD_CUDA_RUNTIME
+static void report_gpus(cJSON *to) {
+  int count = 0, driver = 0;
+  cudaError_t failed = cudaGetDeviceCount(&count);
+  cudaDriverGetVersion(&driver);
+  if (failed != cudaSuccess || !driver || !count) {
+    say(to, "GPUs", "none: %s", !driver ? "no NVIDIA driver" : failed ? cudaGetErrorString(failed) : "no device");
+    return;
+  }
+  say(to, "driver", "CUDA %d.%d", driver / 1000, driver % 1000 / 10);
+  for (int i = 0; i < count; i++) {
+    struct cudaDeviceProp p;
+    char key[32];
+    snprintf(key, sizeof key, "GPU %d", i);
+    if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
+    say(to, key, "%s, compute capability %d.%d, %d SMs, %.1f GiB", p.name, p.major, p.minor, p.multiProcessorCount,
+        (double)p.totalGlobalMem / (1 << 30));
+  }
+}
+#else
+static void report_gpus(cJSON *to) {
+  bool driver = !access("/proc/driver/nvidia/version", R_OK);
+  say(to, "GPUs", "not looked for: no CUDA runtime in this build%s",
+      driver ? " (this machine has an NVIDIA driver)" : "");
+}
+#endif
+
+static void report_libraries(cJSON *to) {
+  const dnnl_version_t *dnnl = dnnl_version();
+  uint32_t png = png_access_version_number();
+  unsigned xxhash = XXH_versionNumber();
+  say(to, "oneDNN", "%d.%d.%d", dnnl->major, dnnl->minor, dnnl->patch);
+  say(to, "libpng", "%u.%u.%u", png / 10000, png / 100 % 100, png % 100);
+  say(to, "libjpeg-turbo", "%s", TEXT(LIBJPEG_TURBO_VERSION));
+  say(to, "zlib", "%s", zlibVersion());
+  say(to, "libyaml", "%s", yaml_get_version_string());
+  say(to, "libcyaml", "%s", cyaml_version_str);
+  say(to, "cJSON", "%s", cJSON_Version());
+  say(to, "xxHash", "%u.%u.%u", xxhash / 10000, xxhash / 100 % 100, xxhash % 100);
+  say(to, "protobuf-c", "%s", protobuf_c_version());
+  say(to, "ISA-L", "%d.%d.%d", ISAL_MAJOR_VERSION, ISAL_MINOR_VERSION, ISAL_PATCH_VERSION);
+}
+
+static void report_limits(cJSON *to) {
+  struct statvfs disk;
+  struct rlimit files;
+  say_bytes(to, "memory", np_machine_memory_total(), "unknown");
+  say_bytes(to, "memory available", np_machine_memory_available(), "unknown");
+  say_bytes(to, "memory limit (control group)", np_machine_memory_limit(), "none");
+  if (!statvfs(".", &disk)) {
+    char folder[400];
+    if (!getcwd(folder, sizeof folder)) snprintf(folder, sizeof folder, "this folder");
+    say(to, "disk free", "%.1f GiB in %s", (double)disk.f_bavail * (double)disk.f_frsize / (1 << 30), folder);
+  }
+  if (!getrlimit(RLIMIT_NOFILE, &files)) say(to, "open files", "%llu", (unsigned long long)files.rlim_cur);
+}
+
+static void print_text(const cJSON *report) {
+  const cJSON *section, *line;
+  cJSON_ArrayForEach(section, report) {
+    printf("%s\n", section->string);
+    cJSON_ArrayForEach(line, section) printf("  %-28s %s\n", line->string, line->valuestring);
+  }
+}
+
+int np_cli_doctor(int argc, char **argv) {
+  np_cli_options options;
+  cJSON *report = NULL;
+  np_status st;
+  NP_TRY(np_cli_parse(&usage, argc, argv, &options));
+  if (options.help) goto out;
+  report = cJSON_CreateObject();
+  report_build(cJSON_AddObjectToObject(report, "build"));
+  report_processor(cJSON_AddObjectToObject(report, "processor"));
+  report_gpus(cJSON_AddObjectToObject(report, "GPU"));
+  report_limits(cJSON_AddObjectToObject(report, "limits"));
+  report_libraries(cJSON_AddObjectToObject(report, "libraries"));
+  if (np_cli_flag(&options, "json")) {
+    char *text = cJSON_Print(report);
+    if (!text) st = np_error(NP_ERR_MEMORY, "doctor: out of memory");
+    if (text) puts(text);
+    cJSON_free(text);
+  } else {
+    print_text(report);
+  }
+out:
+  cJSON_Delete(report);
+  np_cli_free(&options);
+  return st;
+}
