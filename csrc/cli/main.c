@@ -49,7 +49,7 @@ static np_status find(const char *name, const struct command **out) {
 }
 
 static np_status run(int argc, char **argv) {
-  const struct command *command;
+  const struct command *command = NULL;
   np_status st;
   if (argc < 2) {
     st = np_error(NP_ERR_ARGUMENT, "needs a command; 'nextpatch --help' lists them");

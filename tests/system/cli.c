@@ -1,0 +1,118 @@
+/* What a person meets first: help, version, doctor, and what happens to typing errors. */
+#include "system/run.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+static np_run_result result;
+
+#define RUN(...) np_run((const char *const[]){NP_PROGRAM, __VA_ARGS__, NULL}, &result)
+
+static const char *const commands[] = {"pretrain", "probe",   "eval",   "features", "complete",
+                                       "plan",     "inspect", "report", "synth",    "doctor"};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+/* Exit status 2, nothing on standard output, one line on standard error that begins with "error: " and names `what`. */
+static void assert_refused(const char *what) {
+  if (result.exit_code != 2 || strncmp(result.err, "error: ", 7) || !strstr(result.err, what))
+    fail_msg("wanted exit status 2 and one error line with '%s'; got %d and: %s", what, result.exit_code, result.err);
+  assert_string_equal(result.out, "");
+  assert_ptr_equal(strchr(result.err, '\n'), result.err + strlen(result.err) - 1);
+}
+
+static void help_of_every_command(void **state) {
+  (void)state;
+  RUN("--help");
+  assert_int_equal(result.exit_code, 0);
+  for (int i = 0; i < COMMANDS; i++) {
+    char line[64];
+    snprintf(line, sizeof line, "\n  %s ", commands[i]);
+    assert_non_null(strstr(result.out, line));
+  }
+  for (int i = 0; i < COMMANDS; i++) {
+    char example[64], usage[64];
+    snprintf(usage, sizeof usage, "usage: nextpatch %s ", commands[i]);
+    snprintf(example, sizeof example, "  nextpatch %s", commands[i]);
+    RUN(commands[i], "--help");
+    assert_int_equal(result.exit_code, 0);
+    assert_string_equal(result.err, "");
+    assert_int_equal(strncmp(result.out, usage, strlen(usage)), 0);
+    const char *examples = strstr(result.out, "\nexamples:\n");
+    if (!examples || !strstr(examples, example)) fail_msg("%s --help shows no example", commands[i]);
+  }
+}
+
+/* --help is for somebody who is lost: it works whatever else stands on the line. */
+static void help_wins(void **state) {
+  (void)state;
+  RUN("doctor", "--nonsense", "-h");
+  assert_int_equal(result.exit_code, 0);
+  assert_int_equal(strncmp(result.out, "usage: ", 7), 0);
+}
+
+static void version(void **state) {
+  (void)state;
+  RUN("--version");
+  assert_int_equal(result.exit_code, 0);
+  assert_int_equal(strncmp(result.out, "nextpatch 0.", 12), 0);
+}
+
+static void typing_errors(void **state) {
+  (void)state;
+  np_run((const char *const[]){NP_PROGRAM, NULL}, &result);
+  assert_refused("needs a command");
+  RUN("pretrian");
+  assert_refused("did you mean 'pretrain'?");
+  RUN("frobnicate");
+  assert_refused("unknown command 'frobnicate'");
+  RUN("doctor", "extra");
+  assert_refused("unexpected argument 'extra'");
+  RUN("doctor", "--jsno");
+  assert_refused("did you mean --json?");
+  RUN("doctor", "key=value");
+  assert_refused("unknown key 'key'");
+  for (int i = 0; i < COMMANDS; i++) {
+    RUN(commands[i], "--nonsense");
+    assert_refused("unknown option '--nonsense'");
+    if (!strcmp(commands[i], "doctor")) continue;
+    RUN(commands[i]);
+    assert_refused("needs an argument");
+  }
+}
+
+static void doctor(void **state) {
+  (void)state;
+  RUN("doctor");
+  assert_int_equal(result.exit_code, 0);
+  assert_string_equal(result.err, "");
+  const char *const lines[] = {"version", "commit",           "CUDA operators", "NCCL",  "MPI",
+                               "cores",   "instruction sets", "oneDNN",         "memory"};
+  for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+    char line[64];
+    snprintf(line, sizeof line, "\n  %s ", lines[i]);
+    if (!strstr(result.out, line)) fail_msg("doctor says nothing of %s", lines[i]);
+  }
+  RUN("doctor", "--json");
+  assert_int_equal(result.exit_code, 0);
+  assert_int_equal(result.out[0], '{');
+}
+
+/* A result that could not be written is not a success. */
+static void full_disk(void **state) {
+  (void)state;
+  int status = system(NP_PROGRAM " doctor >/dev/full 2>/dev/null");
+  assert_true(WIFEXITED(status));
+  assert_int_equal(WEXITSTATUS(status), 1);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(help_of_every_command), cmocka_unit_test(help_wins), cmocka_unit_test(version),
+      cmocka_unit_test(typing_errors),         cmocka_unit_test(doctor),    cmocka_unit_test(full_disk),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
