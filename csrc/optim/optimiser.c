@@ -1,0 +1,128 @@
+#include "optim/optimiser.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* Adjoining parameters that share their decay: one call of the operator instead of one a parameter. */
+typedef struct span {
+  int64_t offset, count;
+  bool decays;
+} span;
+
+struct np_optimiser {
+  np_ops *ops;
+  np_recipe_optim config;
+  int64_t total, steps;
+  float *first, *second; /* [total], device */
+  double *norm_squared;  /* [1], device */
+  span *spans;
+  int span_count;
+};
+
+/* Each span reaches to the start of the next, over the gap behind its last parameter: gaps hold zeros and stay zero. */
+static void find_spans(np_optimiser *o, const np_params *params) {
+  for (int i = 0; i < params->count; i++) {
+    bool decays = params->items[i].role == NP_PARAM_MATRIX;
+    int64_t offset = params->items[i].offset, end = i + 1 < params->count ? params->items[i + 1].offset : params->total;
+    span *last = o->span_count ? &o->spans[o->span_count - 1] : NULL;
+    if (last && last->decays == decays) last->count = end - last->offset;
+    else o->spans[o->span_count++] = (span){.offset = offset, .count = end - offset, .decays = decays};
+  }
+}
+
+np_status np_optimiser_create(np_ops *ops, const np_params *params, const np_recipe_optim *config, np_optimiser **out) {
+  np_status st = NP_OK;
+  size_t bytes = (size_t)params->total * sizeof(float);
+  np_optimiser *o = calloc(1, sizeof *o);
+  *out = NULL;
+  if (!o || !(o->spans = calloc((size_t)params->count + 1, sizeof *o->spans))) {
+    st = np_error(NP_ERR_MEMORY, "no memory for the optimiser's table of %d parameters", params->count);
+    goto out;
+  }
+  o->ops = ops;
+  o->config = *config;
+  o->total = params->total;
+  find_spans(o, params);
+  NP_TRY(ops->alloc(ops, bytes, (void **)&o->first));
+  NP_TRY(ops->alloc(ops, bytes, (void **)&o->second));
+  NP_TRY(ops->alloc(ops, sizeof *o->norm_squared, (void **)&o->norm_squared));
+  NP_TRY(ops->zero(ops, o->first, bytes));
+  NP_TRY(ops->zero(ops, o->second, bytes));
+  *out = o;
+  o = NULL;
+out:
+  if (o) {
+    o->ops = ops;
+    np_optimiser_destroy(o);
+  }
+  return st;
+}
+
+void np_optimiser_destroy(np_optimiser *o) {
+  if (!o) return;
+  o->ops->release(o->ops, o->norm_squared);
+  o->ops->release(o->ops, o->second);
+  o->ops->release(o->ops, o->first);
+  free(o->spans);
+  free(o);
+}
+
+void np_optimiser_decay_all(np_optimiser *o) {
+  for (int i = 0; i < o->span_count; i++) o->spans[i].decays = true;
+}
+
+np_status np_optimiser_step(np_optimiser *o, float *weights, const float *grads, void *low, double lr,
+                            double *grad_norm, bool *applied) {
+  np_status st = NP_OK;
+  double squared = 0;
+  size_t low_size = np_dtype_size(o->ops->act);
+  *applied = false;
+  NP_TRY(o->ops->sum_squares(o->ops, o->total, grads, o->norm_squared));
+  NP_TRY(o->ops->download(o->ops, &squared, o->norm_squared, sizeof squared));
+  *grad_norm = sqrt(squared);
+  if (!isfinite(*grad_norm)) goto out;
+
+  /* 1e-6 as in clip_grad_norm_ */
+  double scale = o->config.grad_clip > 0 ? fmin(1.0, o->config.grad_clip / (*grad_norm + 1e-6)) : 1.0;
+  double t = (double)(o->steps + 1);
+  np_adamw how = {
+      .lr = (float)lr,
+      .beta1 = (float)o->config.betas[0],
+      .beta2 = (float)o->config.betas[1],
+      .eps = (float)o->config.eps,
+      .bias_correction1 = (float)(1.0 - pow(o->config.betas[0], t)),
+      .bias_correction2 = (float)(1.0 - pow(o->config.betas[1], t)),
+      .grad_scale = (float)scale,
+  };
+  for (int i = 0; i < o->span_count; i++) {
+    const span *s = &o->spans[i];
+    how.weight_decay = s->decays ? (float)o->config.weight_decay : 0;
+    NP_TRY(o->ops->adamw(o->ops, &how, s->count, grads + s->offset, weights + s->offset, o->first + s->offset,
+                         o->second + s->offset, low ? (char *)low + (size_t)s->offset * low_size : NULL));
+  }
+  o->steps++;
+  *applied = true;
+out:
+  return st;
+}
+
+int64_t np_optimiser_steps(const np_optimiser *o) { return o->steps; }
+
+np_status np_optimiser_get(np_optimiser *o, float *first, float *second) {
+  np_status st = NP_OK;
+  size_t bytes = (size_t)o->total * sizeof(float);
+  NP_TRY(o->ops->download(o->ops, first, o->first, bytes));
+  NP_TRY(o->ops->download(o->ops, second, o->second, bytes));
+out:
+  return st;
+}
+
+np_status np_optimiser_set(np_optimiser *o, const float *first, const float *second, int64_t steps) {
+  np_status st = NP_OK;
+  size_t bytes = (size_t)o->total * sizeof(float);
+  NP_TRY(o->ops->upload(o->ops, o->first, first, bytes));
+  NP_TRY(o->ops->upload(o->ops, o->second, second, bytes));
+  o->steps = steps;
+out:
+  return st;
+}

@@ -1,0 +1,39 @@
+/* AdamW with clipping by the global norm, over the flat buffers of np_params.
+ *
+ * The step is torch.optim.AdamW's (Loshchilov & Hutter, arXiv 1711.05101: decay apart from the gradient, multiplied by
+ * the learning rate) after torch.nn.utils.clip_grad_norm_. Matrices decay; biases, gains and tables do not. */
+#ifndef NP_OPTIM_OPTIMISER_H
+#define NP_OPTIM_OPTIMISER_H
+
+#include "model/params.h"
+#include "ops/ops.h"
+#include "recipe/recipe.h"
+#include "util/status.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct np_optimiser np_optimiser;
+
+/* Take both moments on the device, zeroed; the step count is 0. `ops` must outlive the optimiser; the rest is copied.
+ */
+np_status np_optimiser_create(np_ops *ops, const np_params *params, const np_recipe_optim *config, np_optimiser **out);
+void np_optimiser_destroy(np_optimiser *optimiser); /* NULL is fine */
+
+/* From here on every parameter decays, as the released probe trains its head. */
+void np_optimiser_decay_all(np_optimiser *optimiser);
+
+/* One step at learning rate `lr`. weights, grads and low (NULL: no copy) are device buffers of params->total elements;
+ * the gaps of grads hold zeros. *grad_norm is the L2 norm before clipping. When it is not finite nothing changes, the
+ * step count neither, and *applied is false. */
+np_status np_optimiser_step(np_optimiser *optimiser, float *weights, const float *grads, void *low, double lr,
+                            double *grad_norm, bool *applied);
+
+/* Steps applied so far: the t of the bias correction. */
+int64_t np_optimiser_steps(const np_optimiser *optimiser);
+
+/* First and second moments from and to the host, [params->total] each: what a checkpoint holds. */
+np_status np_optimiser_get(np_optimiser *optimiser, float *first, float *second);
+np_status np_optimiser_set(np_optimiser *optimiser, const float *first, const float *second, int64_t steps);
+
+#endif
