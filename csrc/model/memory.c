@@ -1,0 +1,123 @@
+/* Where everything of a model lies: one plan, counted first and taken once (architecture.md, decision 3). */
+#include "model/internal.h"
+
+static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+
+/* A model that trains keeps every block's activations; one that does not lets all blocks share one set. */
+static void lay_blocks(np_model *m, np_arena *arena, size_t rows, size_t act) {
+  size_t D = (size_t)m->config.width, hidden = D * (size_t)m->config.mlp_ratio, heads = (size_t)m->config.heads;
+  for (int i = 0; i < m->config.blocks; i++) {
+    np_block_acts *a = &m->acts[i];
+    if (i > 0 && !m->options.train) {
+      *a = m->acts[0];
+      continue;
+    }
+    a->x = np_arena_take(arena, rows * D * act);
+    a->n1 = np_arena_take(arena, rows * D * act);
+    a->qkv = np_arena_take(arena, rows * 3 * D * act);
+    a->attention = np_arena_take(arena, rows * D * act);
+    a->mid = np_arena_take(arena, rows * D * act);
+    a->n2 = np_arena_take(arena, rows * D * act);
+    a->fc1 = np_arena_take(arena, rows * hidden * act);
+    a->gelu = m->options.train ? np_arena_take(arena, rows * hidden * act) : a->fc1;
+    if (!m->options.train) continue;
+    a->lse = np_arena_take(arena, rows * heads * sizeof(float));
+    a->mean1 = np_arena_take(arena, rows * sizeof(float));
+    a->rstd1 = np_arena_take(arena, rows * sizeof(float));
+    a->mean2 = np_arena_take(arena, rows * sizeof(float));
+    a->rstd2 = np_arena_take(arena, rows * sizeof(float));
+  }
+}
+
+static void lay_head_blocks(np_model *m, np_arena *arena, size_t rows, size_t act) {
+  size_t E = (size_t)m->config.head_width, hidden = E * (size_t)m->config.mlp_ratio;
+  bool l3m = m->config.head_block == NP_HEAD_L3M;
+  int count = m->config.head_blocks > 0 ? m->config.head_blocks : 1; /* the first x stands even without blocks */
+  for (int i = 0; i < count; i++) {
+    np_head_acts *a = &m->head_acts[i];
+    if (i > 0 && !m->options.train) {
+      *a = m->head_acts[0];
+      continue;
+    }
+    a->x = np_arena_take(arena, rows * E * act);
+    a->mid = l3m ? np_arena_take(arena, rows * E * act) : a->x;
+    a->n2 = np_arena_take(arena, rows * E * act);
+    a->fc1 = np_arena_take(arena, rows * hidden * act);
+    a->gelu = m->options.train ? np_arena_take(arena, rows * hidden * act) : a->fc1;
+    if (!m->options.train) continue;
+    a->mean1 = np_arena_take(arena, rows * sizeof(float));
+    a->rstd1 = np_arena_take(arena, rows * sizeof(float));
+    a->mean2 = np_arena_take(arena, rows * sizeof(float));
+    a->rstd2 = np_arena_take(arena, rows * sizeof(float));
+  }
+}
+
+static void lay_head(np_model *m, np_arena *arena, size_t rows, size_t act) {
+  size_t D = (size_t)m->config.width, E = (size_t)m->config.head_width, values = (size_t)np_recipe_patch_values(&m->config);
+  m->gathered = np_arena_take(arena, rows * D * act);
+  lay_head_blocks(m, arena, rows, act);
+  m->head_out = np_arena_take(arena, rows * E * act);
+  m->decoded = np_arena_take(arena, rows * E * act);
+  m->pred = np_arena_take(arena, rows * values * act);
+  m->branch = np_arena_take(arena, rows * E * act);
+  if (!m->options.train) return;
+  m->decode_mean = np_arena_take(arena, rows * sizeof(float));
+  m->decode_rstd = np_arena_take(arena, rows * sizeof(float));
+}
+
+void np_model_lay_activations(np_model *m, np_arena *arena) {
+  const np_recipe_model *c = &m->config;
+  size_t rows = (size_t)m->options.batch * (size_t)np_recipe_tokens(c), act = m->act_size;
+  size_t D = (size_t)c->width, widest = m->options.head ? max_size(D, (size_t)c->head_width) : D;
+  m->patches = np_arena_take(arena, rows * (size_t)np_recipe_patch_values(c) * act);
+  m->embedded = np_arena_take(arena, rows * D * act);
+  lay_blocks(m, arena, rows, act);
+  m->trunk_out = np_arena_take(arena, rows * D * act);
+  m->post = np_arena_take(arena, rows * D * act);
+  m->delta = np_arena_take(arena, rows * widest * act);
+  if (m->options.head) lay_head(m, arena, rows, act);
+  if (!m->options.train) return;
+  m->embed_mean = np_arena_take(arena, rows * sizeof(float));
+  m->embed_rstd = np_arena_take(arena, rows * sizeof(float));
+  m->post_mean = np_arena_take(arena, rows * sizeof(float));
+  m->post_rstd = np_arena_take(arena, rows * sizeof(float));
+  m->grad_x = np_arena_take(arena, rows * widest * act);
+  m->grad_y = np_arena_take(arena, rows * widest * act);
+  m->grad_wide = np_arena_take(arena, rows * widest * max_size((size_t)c->mlp_ratio, 3) * act);
+}
+
+void np_model_lay_batch(np_model *m, np_arena *arena) {
+  const np_recipe_model *c = &m->config;
+  size_t batch = (size_t)m->options.batch, tokens = (size_t)np_recipe_tokens(c);
+  size_t values = batch * tokens * (size_t)np_recipe_patch_values(c);
+  m->trunk_table = np_arena_take(arena, tokens * (size_t)c->width * sizeof(float));
+  if (m->options.head) m->head_table = np_arena_take(arena, tokens * (size_t)c->head_width * sizeof(float));
+  m->pixels_f32 = np_arena_take(arena, values * sizeof(float));
+  m->pixels_u8 = (uint8_t *)m->pixels_f32; /* a batch comes in one form or the other */
+  m->prefix = np_arena_take(arena, batch * sizeof(int32_t));
+  m->index = np_arena_take(arena, batch * tokens * sizeof(int32_t));
+  m->loss = np_arena_take(arena, sizeof(double));
+}
+
+np_status np_model_plan(const np_recipe_model *config, const np_model_options *options, np_dtype act, np_memory_plan *out) {
+  np_status st = NP_OK;
+  np_params params = {0};
+  np_model m = {.config = *config, .options = *options, .act_size = np_dtype_size(act)};
+  np_arena activations = {0}, batch = {0};
+  *out = (np_memory_plan){0};
+  NP_TRY(np_params_layout(config, options->head, &params));
+  NP_TRY(np_model_take_lists(&m));
+  np_model_lay_activations(&m, &activations);
+  np_model_lay_batch(&m, &batch);
+  out->weights = (size_t)params.total * sizeof(float);
+  out->low = act == NP_F32 ? 0 : (size_t)params.total * np_dtype_size(act);
+  out->gradients = options->train ? out->weights : 0;
+  out->moments = options->train ? 2 * out->weights : 0;
+  out->activations = activations.used;
+  out->batch = batch.used;
+  out->total = out->weights + out->low + out->gradients + out->moments + out->activations + out->batch;
+out:
+  np_model_free_lists(&m);
+  np_params_free(&params);
+  return st;
+}
