@@ -1,6 +1,6 @@
 # np_build_config.h in the build folder: what this build is made of, for `nextpatch doctor` and for the record of each run.
 # CUDA, NCCL and MPI are looked for and optional. Today CUDA gives doctor the list of GPUs (runtime library only); the operators of
-# kernels/ and the collectives of csrc/dist/ join here when they exist, and doctor says so until then.
+# kernels/ and the collectives of csrc/dist/ join when they exist; until then doctor says that they are not built in.
 set(NP_CUDA AUTO CACHE STRING "CUDA: AUTO takes it where it is installed, ON demands it, OFF leaves it out")
 set_property(CACHE NP_CUDA PROPERTY STRINGS AUTO ON OFF)
 if(NOT NP_CUDA MATCHES "^(AUTO|ON|OFF)$")
@@ -9,12 +9,16 @@ endif()
 
 set(NP_HAVE_CUDA_RUNTIME 0)
 set(NP_HAVE_CUDA_OPERATORS 0)
+file(GLOB NP_CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/*.cu)
 set(NP_CUDA_VERSION "")
 if(NOT NP_CUDA STREQUAL "OFF")
   find_package(CUDAToolkit QUIET)
   if(CUDAToolkit_FOUND AND TARGET CUDA::cudart_static)
     set(NP_HAVE_CUDA_RUNTIME 1)
     set(NP_CUDA_VERSION ${CUDAToolkit_VERSION})
+    if(NP_CUDA_SOURCES)
+      set(NP_HAVE_CUDA_OPERATORS 1)
+    endif()
   elseif(NP_CUDA STREQUAL "ON")
     message(FATAL_ERROR "NP_CUDA=ON, and the CUDA toolkit was not found: set CUDAToolkit_ROOT, or leave NP_CUDA=AUTO")
   endif()
