@@ -1,7 +1,8 @@
 /* The recipe: everything that decides what a run computes, as one validated struct.
  *
  * YAML in (libcyaml) → overrides `dotted.key=value` → checks of every value and combination → this struct. Each key's name,
- * type, range, default and one-line meaning stand in one table (recipe.c), from which --help and the checks are made. */
+ * type, range, default and one-line meaning stand in one table (recipe_schema.c), from which libcyaml's schema, the checks
+ * and --help are made. */
 #ifndef NP_RECIPE_RECIPE_H
 #define NP_RECIPE_RECIPE_H
 
