@@ -25,9 +25,9 @@ typedef struct np_loader_options {
   np_interpolation interpolation;
   double flip, jitter_probability, jitter[4];
   int prefix_min, prefix_max;   /* S is drawn uniformly, both ends included */
-  int workers, prefetch;        /* threads; batches ahead */
+  int workers, prefetch;        /* threads, 0: one a core, at most 8; batches ahead, at least 1 */
   int64_t max_pixels;
-  double max_bad_share;         /* with more than 10 bad images and a larger share of those seen: NP_ERR_FORMAT */
+  double max_bad_share;         /* with more than 10 damaged images met and a larger share of all met: NP_ERR_FORMAT */
   /* Where batches live: pinned memory on a GPU. NULL: malloc and free. */
   void *(*allocate)(size_t bytes);
   void (*release)(void *memory);
@@ -46,19 +46,21 @@ typedef struct np_loader np_loader;
 
 /* The dataset must outlive the loader. */
 np_status np_loader_open(const np_dataset *dataset, const np_loader_options *options, np_loader **out);
-/* The next batch, in order; the previous one's memory is handed back by this call. *out is NULL after the last batch.
+/* The next batch, in order; the previous one's memory is handed back by this call. *out is NULL after the last batch. An error
+ * comes at the same batch whatever the timing, and again from every later call.
  * A damaged image's place is taken by the next good sample of the dataset (index + 1, round the end) with the crop the damaged one
  * would have had drawn for it; in evaluation it is left out, so a batch may be shorter. */
 np_status np_loader_next(np_loader *loader, const np_batch **out);
 void np_loader_close(np_loader *loader); /* stops and joins the workers, whatever they were doing */
 
 typedef struct np_loader_stats {
-  int64_t images, bad;    /* decoded so far; damaged ones met (each path is logged the first time, at most 20 lines) */
+  int64_t images, bad;    /* handed over so far; damaged ones met on the way (each path is logged the first time, at most 20 lines) */
   double wait_seconds;    /* time np_loader_next stood waiting */
 } np_loader_stats;
 np_loader_stats np_loader_stats_read(np_loader *loader);
 
-/* Prefix lengths of training batch `number`, without reading any image: what np_batch.prefix will hold. */
-void np_sampler_prefix(const np_loader_options *options, int64_t dataset_count, int64_t number, int32_t *prefix /* [batch] */);
+/* Prefix lengths of training batch `number`, without reading any image: what np_batch.prefix will hold. Shuffles an epoch on every
+ * call: for tests and plans, not for the loop. */
+np_status np_sampler_prefix(const np_loader_options *options, int64_t dataset_count, int64_t number, int32_t *prefix /* [batch] */);
 
 #endif

@@ -170,21 +170,23 @@ static void writer_clear(np_file_writer *writer) {
   *writer = (np_file_writer){.descriptor = -1};
 }
 
-np_status np_file_commit(np_file_writer *writer) {
+static np_status commit(np_file_writer *writer, bool sync) {
   np_status st = NP_OK;
   const char *last;
   char *folder = folder_of(writer->path, &last);
-  if (fsync(writer->descriptor) != 0 || rename(writer->temporary, writer->path) != 0) {
+  if ((sync && fsync(writer->descriptor) != 0) || rename(writer->temporary, writer->path) != 0) {
     st = io_error("write", writer->path);
     np_file_abort(writer);
     goto out;
   }
   writer_clear(writer); /* the lock outlives the rename, see open_locked */
-  st = np_folder_sync(folder);
+  if (sync) st = np_folder_sync(folder);
 out:
   free(folder);
   return st;
 }
+
+np_status np_file_commit(np_file_writer *writer) { return commit(writer, true); }
 
 void np_file_abort(np_file_writer *writer) {
   if (writer->descriptor < 0) return;
@@ -192,15 +194,23 @@ void np_file_abort(np_file_writer *writer) {
   writer_clear(writer);
 }
 
-np_status np_file_write(const char *path, const void *bytes, size_t size) {
+static np_status write_whole(const char *path, const void *bytes, size_t size, bool sync) {
   np_status st = NP_OK;
   np_file_writer writer;
   NP_TRY(np_file_begin(&writer, path));
   NP_TRY(np_file_put(&writer, bytes, size));
-  return np_file_commit(&writer);
+  return commit(&writer, sync);
 out:
   np_file_abort(&writer);
   return st;
+}
+
+np_status np_file_write(const char *path, const void *bytes, size_t size) {
+  return write_whole(path, bytes, size, true);
+}
+
+np_status np_file_write_unsynced(const char *path, const void *bytes, size_t size) {
+  return write_whole(path, bytes, size, false);
 }
 
 /* ---- folders

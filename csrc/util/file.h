@@ -21,6 +21,8 @@ np_status np_file_commit(np_file_writer *writer); /* on failure the temporary is
 void np_file_abort(np_file_writer *writer);       /* after begin failed or commit: nothing */
 
 np_status np_file_write(const char *path, const void *bytes, size_t size); /* begin, put, commit */
+/* The same without waiting for the disk, for thousands of small files: whole or absent after a kill, not after a power cut. */
+np_status np_file_write_unsynced(const char *path, const void *bytes, size_t size);
 
 np_status np_folder_make(const char *path); /* with its parents; fine when there */
 np_status np_folder_remove(const char *path); /* with what it holds; fine when absent */

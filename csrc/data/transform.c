@@ -1,0 +1,36 @@
+#include "data/transform.h"
+
+#include "util/philox.h"
+
+#include <string.h>
+
+static np_status augment(const np_transform *t, const np_image *in, np_image *out) {
+  np_status st = NP_OK;
+  const np_loader_options *o = t->options;
+  np_rng crop = np_rng_make(o->seed, NP_PURPOSE_CROP, t->epoch, (uint64_t)t->index);
+  np_rng jitter = np_rng_make(o->seed, NP_PURPOSE_JITTER, t->epoch, (uint64_t)t->index);
+  bool flip = np_rng_uniform(&crop) < o->flip; /* before the box, which takes more or fewer draws */
+  np_box box = np_image_random_box(in->height, in->width, &o->crop, &crop);
+  NP_TRY(np_image_resize(in, box, o->height, o->width, o->interpolation, out));
+  if (flip) np_image_flip(out);
+  if (np_rng_uniform(&jitter) < o->jitter_probability) {
+    np_jitter drawn = np_jitter_draw(o->jitter, &jitter);
+    NP_TRY(np_image_jitter(out, &drawn));
+  }
+out:
+  return st;
+}
+
+np_status np_transform_load(const np_transform *transform, const char *path, uint8_t *pixels) {
+  np_status st = NP_OK;
+  const np_loader_options *o = transform->options;
+  np_image decoded = {0}, image = {0};
+  NP_TRY(np_image_read(path, o->channels, o->max_pixels, &decoded));
+  if (o->train) NP_TRY(augment(transform, &decoded, &image));
+  else NP_TRY(np_image_eval_crop(&decoded, o->height, o->width, &image));
+  memcpy(pixels, image.pixels, (size_t)o->height * (size_t)o->width * (size_t)o->channels);
+out:
+  np_image_free(&decoded);
+  np_image_free(&image);
+  return st;
+}
