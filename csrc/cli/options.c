@@ -1,5 +1,6 @@
 #include "cli/options.h"
 
+#include "recipe/recipe.h"
 #include "util/nearest.h"
 
 #include <ctype.h>
@@ -56,7 +57,8 @@ static void print_help(const np_cli_usage *usage) {
   print_words("flags", "--", usage->flags ? usage->flags : none);
   printf("  --%-14s  %s\n", "help", "print this");
   if (usage->recipe) {
-    printf("\nkeys of the recipe stand in the YAML file, or here as KEY=VALUE, which wins\n");
+    printf("\nkeys of the recipe, in the YAML file or as KEY=VALUE here, which wins:\n");
+    np_recipe_print_keys(usage->section);
   }
   printf("\nexamples:\n%s", usage->examples);
 }

@@ -27,7 +27,8 @@ typedef struct np_cli_usage {
   int least, most;          /* positional arguments; most < 0: any number */
   const np_cli_word *keys;  /* keys of its own; NULL: none */
   const np_cli_word *flags; /* flags beside --help; NULL: none */
-  bool recipe; /* other keys are the recipe's: they are collected, the recipe checks them, --help lists them */
+  bool recipe;         /* other keys are the recipe's: they are collected, the recipe checks them, --help lists them */
+  const char *section; /* --help lists only this section of the recipe; NULL: all of it */
 } np_cli_usage;
 
 typedef struct np_cli_options {

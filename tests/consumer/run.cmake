@@ -12,6 +12,6 @@ run(${CMAKE_COMMAND} --install ${BUILD_DIR} --prefix ${WORK_DIR}/prefix)
 run(${CMAKE_COMMAND} -S ${SOURCE_DIR} -B ${WORK_DIR}/build -G Ninja -DCMAKE_C_COMPILER=${COMPILER}
   -DCMAKE_PREFIX_PATH=${WORK_DIR}/prefix)
 run(${CMAKE_COMMAND} --build ${WORK_DIR}/build)
-run(${WORK_DIR}/build/consumer)
+run(${WORK_DIR}/build/consumer ${WORK_DIR}/prefix/share/nextpatch/recipes/demo.yaml)
 run(${WORK_DIR}/prefix/bin/nextpatch --version)
 file(REMOVE_RECURSE ${WORK_DIR})

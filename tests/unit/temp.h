@@ -35,8 +35,9 @@ static inline int temp_teardown(void **state) {
 /* The call fails with `code`, and its message holds `part`. */
 #define assert_error(expr, code, part)                                                                                 \
   do {                                                                                                                 \
+    const char *part_ = (part);                                                                                        \
     assert_int_equal((expr), (code));                                                                                  \
-    if (!strstr(np_error_message(), (part))) fail_msg("message '%s' lacks '%s'", np_error_message(), (part));          \
+    if (!strstr(np_error_message(), part_)) fail_msg("message '%s' lacks '%s'", np_error_message(), part_);            \
   } while (0)
 
 #endif
