@@ -90,10 +90,10 @@ static np_status check_prefix(check c) {
   if (!c.origins->of[shape - np_keys].where) shape = KEY(model.image_size);
   if (prefix[1] == -1) prefix[1] = last;
   if (prefix[0] < 0 || prefix[1] > last || prefix[0] > prefix[1])
-    return np_origin_error(
-        c.origins, key, shape,
-        " is not a range of prefix lengths for %d patches; allowed: [smallest, largest] within 0..%d, or -1 as largest",
-        last + 1, last);
+    return np_origin_error(c.origins, key, shape,
+                           " is not a range of prefix lengths for N = %d patches; allowed: [smallest, largest] within "
+                           "0..%d, or -1 as largest",
+                           last + 1, last);
   return NP_OK;
 }
 

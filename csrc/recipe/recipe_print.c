@@ -10,6 +10,6 @@ void np_recipe_print_keys(const char *section) {
     const np_key *key = &np_keys[i];
     size_t length = np_key_section_length(key);
     if (section && (strlen(section) != length || strncmp(section, key->name, length) != 0)) continue;
-    printf("  %-24s %s; %s (default %s)\n", key->name, key->meaning, np_key_allowed(key, allowed), key->fallback);
+    printf("  %-24s = %-20s %s (%s)\n", key->name, key->fallback, key->meaning, np_key_allowed(key, allowed));
   }
 }

@@ -1,50 +1,36 @@
 /* The one table of keys. Name, type and length of an entry are taken from the member of np_recipe it stands for, so
- * that a key cannot disagree with its place in the struct; libcyaml's schema is built from this table (recipe_cyaml.c).
- */
+ * that a key cannot disagree with its place in the struct; libcyaml's schema is built from it (recipe_cyaml.c). */
 #include "recipe/recipe_schema.h"
 
 #include <math.h>
 #include <string.h>
 
 #define MEMBER(field) (((np_recipe *)0)->field)
-#define TYPE_OF(field)                                                                                                 \
-  _Generic(MEMBER(field), int                                                                                          \
-           : NP_KEY_INT, int *                                                                                         \
-           : NP_KEY_INT, int64_t                                                                                       \
-           : NP_KEY_INT64, uint64_t                                                                                    \
-           : NP_KEY_UINT64, double                                                                                     \
-           : NP_KEY_DOUBLE, double *                                                                                   \
-           : NP_KEY_DOUBLE, char *                                                                                     \
-           : NP_KEY_STRING, default                                                                                    \
-           : NP_KEY_CHOICE)
 #define LENGTH(field) (sizeof MEMBER(field) / sizeof MEMBER(field)[0])
-#define COMMON(field, default_text, text)                                                                              \
+// clang-format off
+#define TYPE_OF(field)                                                                                                 \
+  _Generic(MEMBER(field), int: NP_KEY_INT, int *: NP_KEY_INT, int64_t: NP_KEY_INT64, uint64_t: NP_KEY_UINT64,          \
+           double: NP_KEY_DOUBLE, double *: NP_KEY_DOUBLE, char *: NP_KEY_STRING, default: NP_KEY_CHOICE)
+
+#define ANY {-INFINITY, INFINITY, false, false}
+#define FROM(low, high) {(low), (high), false, false}
+#define FROM_BELOW(low, high) {(low), (high), false, true}
+#define ABOVE(low, high) {(low), (high), true, false}
+
+#define KEY(field, default_text, text)                                                                                 \
   .name = #field, .type = TYPE_OF(field), .offset = offsetof(np_recipe, field), .fallback = (default_text),            \
   .meaning = (text)
-
-#define ANY                                                                                                            \
-  { -INFINITY, INFINITY, false, false }
-#define FROM(low, high)                                                                                                \
-  { (low), (high), false, false }
-#define FROM_BELOW(low, high)                                                                                          \
-  { (low), (high), false, true }
-#define ABOVE(low, high)                                                                                               \
-  { (low), (high), true, false }
-
 #define ONE(field, limits, default_text, text)                                                                         \
-  { COMMON(field, default_text, text), .form = NP_KEY_SCALAR, .length = 1, .range = limits }
+  {KEY(field, default_text, text), .form = NP_KEY_SCALAR, .length = 1, .range = limits}
 #define FIXED(field, limits, default_text, text)                                                                       \
-  { COMMON(field, default_text, text), .form = NP_KEY_FIXED, .length = LENGTH(field), .range = limits }
+  {KEY(field, default_text, text), .form = NP_KEY_FIXED, .length = LENGTH(field), .range = limits}
 #define LIST(field, counter, limits, default_text, text)                                                               \
-  {                                                                                                                    \
-    COMMON(field, default_text, text), .form = NP_KEY_LIST, .length = LENGTH(field), .range = limits,                  \
-                                       .count_offset = offsetof(np_recipe, counter)                                    \
-  }
+  {KEY(field, default_text, text), .form = NP_KEY_LIST, .length = LENGTH(field), .range = limits,                      \
+   .count_offset = offsetof(np_recipe, counter)}
 #define CHOICE(field, names, default_text, text)                                                                       \
-  {                                                                                                                    \
-    COMMON(field, default_text, text), .form = NP_KEY_SCALAR, .length = 1, .range = ANY, .choices = (names),           \
-                                       .choice_count = sizeof(names) / sizeof(names)[0]                                \
-  }
+  {KEY(field, default_text, text), .form = NP_KEY_SCALAR, .length = 1, .range = ANY, .choices = (names),               \
+   .choice_count = sizeof(names) / sizeof(names)[0]}
+// clang-format on
 
 static const cyaml_strval_t backends[] = {
     {"auto", NP_BACKEND_AUTO}, {"cpu", NP_BACKEND_CPU}, {"cuda", NP_BACKEND_CUDA}};

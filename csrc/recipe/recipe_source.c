@@ -43,7 +43,7 @@ static np_status next(walk *w) {
       return fail(w, (int)w->parser.problem_mark.line + 1, "not valid YAML", problem);
     int line = 1; /* the reader is ahead of the parser's marks */
     for (size_t i = 0; i < w->size && i < w->parser.problem_offset; i++) line += w->text[i] == '\n';
-    return fail(w, line, "not UTF-8 text", problem);
+    return fail(w, line, "not UTF-8", problem);
   }
   const yaml_char_t *anchor = NULL, *tag = NULL;
   switch (w->event.type) {

@@ -35,7 +35,7 @@ const char *np_key_allowed(const np_key *key, char text[NP_ALLOWED_ROOM]) {
              number_range(key, range, sizeof range));
     break;
   case NP_KEY_STRING:
-    snprintf(text, NP_ALLOWED_ROOM, "UTF-8 text");
+    snprintf(text, NP_ALLOWED_ROOM, "text in UTF-8");
     break;
   case NP_KEY_CHOICE: {
     int used = snprintf(text, NP_ALLOWED_ROOM, "one of ");

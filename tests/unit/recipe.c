@@ -112,6 +112,7 @@ static void unknown_keys(void **state) {
 static void wrong_types(void **state) {
   (void)state;
   bad("optim:\n  lr: fast\n", "r.yaml:2: optim.lr: fast: expected a number from 0 to 1000000");
+  bad("optim:\n  lr: 1x\n", "r.yaml:2: optim.lr: 1x: expected a number from 0 to 1000000");
   bad("optim:\n  lr: .nan\n", "r.yaml:2: optim.lr: .nan: expected a number from 0 to 1000000");
   bad("optim:\n  lr: 1e999\n", "r.yaml:2: optim.lr: 1e999: expected a number from 0 to 1000000");
   bad("seed: -1\n", "r.yaml:1: seed: -1: expected a whole number from 0 to 18446744073709551615");
@@ -127,8 +128,8 @@ static void wrong_types(void **state) {
   bad("model:\n  image_size:\n    - 1\n    - 2\n    - 3\n",
       "r.yaml:2: model.image_size: [1, 2, 3]: expected a list of 2 whole numbers from 1 to 16384");
   bad("model:\n  channels: [3]\n", "r.yaml:2: model.channels: [3]: expected a whole number from 1 to 3");
-  bad("run:\n  dir: {a: b}\n", "r.yaml:2: run.dir: {}: expected UTF-8 text");
-  bad("run:\n  dir: \"a\\0b\"\n", "r.yaml:2: run.dir: a: expected UTF-8 text");
+  bad("run:\n  dir: {a: b}\n", "r.yaml:2: run.dir: {}: expected text in UTF-8");
+  bad("run:\n  dir: \"a\\0b\"\n", "r.yaml:2: run.dir: a: expected text in UTF-8");
   bad("train: 5\n", "r.yaml:1: train: a section; expected its keys, indented on the lines below");
   bad_override("optim.lr=fast", "command line: optim.lr=fast: expected a number from 0 to 1000000");
   bad_override("optim.lr=", "command line: optim.lr=: expected a number from 0 to 1000000");
@@ -137,7 +138,7 @@ static void wrong_types(void **state) {
                                            "18446744073709551615");
   bad_override("model.image_size=[32",
                "command line: model.image_size=[32: expected a list of 2 whole numbers from 1 to 16384");
-  bad_override("run.dir=\xff", "command line: run.dir=\xff: expected UTF-8 text");
+  bad_override("run.dir=\xff", "command line: run.dir=\xff: expected text in UTF-8");
 }
 
 static void documents(void **state) {
@@ -156,7 +157,7 @@ static void documents(void **state) {
   bad("? [a]\n: b\n", "r.yaml:1: expected a key, such as train:");
   bad("train:\n  steps: [3\nmodel: x\n", "r.yaml:3: not valid YAML: did not find expected ',' or ']'");
   bad("train:\n\tsteps: 3\n", "r.yaml:2: not valid YAML: found character that cannot start any token");
-  bad("seed: 1\nrun:\n  dir: \xff\n", "r.yaml:3: not UTF-8 text: invalid leading UTF-8 octet");
+  bad("seed: 1\nrun:\n  dir: \xff\n", "r.yaml:3: not UTF-8: invalid leading UTF-8 octet");
 }
 
 static void hostile_documents(void **state) {
@@ -216,16 +217,16 @@ static void combinations(void **state) {
       "r.yaml:1: model.heads: 2 makes heads of model.width / heads = 24 / 2 = 12; allowed: a "
       "head width from 8 to 256, a multiple of 8");
   bad("data: {prefix: [3, 2]}\n",
-      "r.yaml:1: data.prefix: [3, 2] is not a range of prefix lengths for 256 patches; allowed: "
+      "r.yaml:1: data.prefix: [3, 2] is not a range of prefix lengths for N = 256 patches; allowed: "
       "[smallest, largest] within 0..255, or -1 as largest");
   bad("data: {prefix: [0, 256]}\n",
-      "r.yaml:1: data.prefix: [0, 256] is not a range of prefix lengths for 256 patches; allowed: "
+      "r.yaml:1: data.prefix: [0, 256] is not a range of prefix lengths for N = 256 patches; allowed: "
       "[smallest, largest] within 0..255, or -1 as largest");
   bad("data: {prefix: [-1, -1]}\n",
-      "r.yaml:1: data.prefix: [-1, -1] is not a range of prefix lengths for 256 patches; allowed: "
+      "r.yaml:1: data.prefix: [-1, -1] is not a range of prefix lengths for N = 256 patches; allowed: "
       "[smallest, largest] within 0..255, or -1 as largest");
   bad("model:\n  image_size: [14, 14]\n",
-      "r.yaml:2: data.prefix: [1, -1] is not a range of prefix lengths for 1 patches; "
+      "r.yaml:2: data.prefix: [1, -1] is not a range of prefix lengths for N = 1 patches; "
       "allowed: [smallest, largest] within 0..0, or -1 as largest");
   bad("train:\n  batch: 10\n  micro_batch: 4\n",
       "r.yaml:3: train.micro_batch: 4 does not divide train.batch 10; allowed: a divisor of it, or 0");
@@ -240,66 +241,66 @@ static void combinations(void **state) {
 /* Dump, read back, dump: the texts are equal, and so are the numbers in bits. */
 static void round_trip(void **state) {
   (void)state;
-  static const char *const overrides[] = {
-      "seed=18446744073709551615",
-      "backend=cpu",
-      "precision=bf16",
-      "threads=3",
-      "model.image_size=[64, 48]",
-      "model.channels=1",
-      "model.patch_size=8",
-      "model.width=96",
-      "model.blocks=5",
-      "model.heads=4",
-      "model.mlp_ratio=3",
-      "model.norm_eps=1.0000000000000002e-6",
-      "model.head_width=48",
-      "model.head_blocks=3",
-      "model.head_block=mlp",
-      "model.pixel_mean=[0.1, 0.2, 0.30000000000000004]",
-      "model.pixel_std=[0.3333333333333333, 0.5, 1]",
-      "data.train=/data/with space: and #, \"quotes\" \\ 'single'\t\xc3\xa9\xe2\x80\xa8\xf0\x9f\x90\xb1\nline",
-      "data.workers=5",
-      "data.prefetch=4",
-      "data.crop_scale=[0.123456789012345678, 0.9]",
-      "data.crop_ratio=[0.5, 2.1]",
-      "data.interpolation=bilinear",
-      "data.flip=0.25",
-      "data.jitter_probability=0.1",
-      "data.jitter=[0.1, 0.2, 0.3, 0.05]",
-      "data.prefix=[0, 40]",
-      "data.max_pixels=999999999999",
-      "data.max_bad_share=0.7",
-      "optim.lr=0.1",
-      "optim.lr_start=1e-300",
-      "optim.lr_end=4.9e-324",
-      "optim.warmup=1",
-      "optim.betas=[0, 0.9999999999999999]",
-      "optim.eps=1e-12",
-      "optim.weight_decay=0",
-      "optim.grad_clip=0",
-      "train.steps=1000000000000",
-      "train.batch=12",
-      "train.micro_batch=6",
-      "train.log_every=7",
-      "train.max_bad_steps=1",
-      "checkpoint.every=77",
-      "checkpoint.keep_last=9",
-      "checkpoint.keep_every=100",
-      "run.dir=- [a, {b",
-      "run.resume=must",
-      "probe.data=~",
-      "probe.train=null",
-      "probe.val=5",
-      "probe.layers=[4, 0, 2]",
-      "probe.epochs=2",
-      "probe.batch=8",
-      "probe.lr=[0.1, 0.7]",
-      "probe.weight_decay=[0, 1, 2]",
-      "probe.warmup=0",
-      "probe.crop_scale=[0.2, 0.3]",
-      "probe.flip=0",
-      "probe.log_every=3"};
+  static const char *const overrides[] = {"seed=18446744073709551615",
+                                          "backend=cpu",
+                                          "precision=bf16",
+                                          "threads=3",
+                                          "model.image_size=[64, 48]",
+                                          "model.channels=1",
+                                          "model.patch_size=8",
+                                          "model.width=96",
+                                          "model.blocks=5",
+                                          "model.heads=4",
+                                          "model.mlp_ratio=3",
+                                          "model.norm_eps=1.0000000000000002e-6",
+                                          "model.head_width=48",
+                                          "model.head_blocks=3",
+                                          "model.head_block=mlp",
+                                          "model.pixel_mean=[0.1, 0.2, 0.30000000000000004]",
+                                          "model.pixel_std=[0.3333333333333333, 0.5, 1]",
+                                          "data.train=/data/with space: and #, \"quotes\" \\ 'single'\t\xc3\xa9 "
+                                          "\xe2\x80\xa8 \xc2\x85 \xf0\x9f\x90\xb1\nline",
+                                          "data.workers=5",
+                                          "data.prefetch=4",
+                                          "data.crop_scale=[0.123456789012345678, 0.9]",
+                                          "data.crop_ratio=[0.5, 2.1]",
+                                          "data.interpolation=bilinear",
+                                          "data.flip=0.25",
+                                          "data.jitter_probability=0.1",
+                                          "data.jitter=[0.1, 0.2, 0.3, 0.05]",
+                                          "data.prefix=[0, 40]",
+                                          "data.max_pixels=999999999999",
+                                          "data.max_bad_share=0.7",
+                                          "optim.lr=0.1",
+                                          "optim.lr_start=1e-300",
+                                          "optim.lr_end=4.9e-324",
+                                          "optim.warmup=1",
+                                          "optim.betas=[0, 0.9999999999999999]",
+                                          "optim.eps=1e-12",
+                                          "optim.weight_decay=0",
+                                          "optim.grad_clip=0",
+                                          "train.steps=1000000000000",
+                                          "train.batch=12",
+                                          "train.micro_batch=6",
+                                          "train.log_every=7",
+                                          "train.max_bad_steps=1",
+                                          "checkpoint.every=77",
+                                          "checkpoint.keep_last=9",
+                                          "checkpoint.keep_every=100",
+                                          "run.dir=- [a, {b",
+                                          "run.resume=must",
+                                          "probe.data=~",
+                                          "probe.train=null",
+                                          "probe.val=5",
+                                          "probe.layers=[4, 0, 2]",
+                                          "probe.epochs=2",
+                                          "probe.batch=8",
+                                          "probe.lr=[0.1, 0.7]",
+                                          "probe.weight_decay=[0, 1, 2]",
+                                          "probe.warmup=0",
+                                          "probe.crop_scale=[0.2, 0.3]",
+                                          "probe.flip=0",
+                                          "probe.log_every=3"};
   enum { COUNT = sizeof overrides / sizeof overrides[0] };
   char *first = NULL, *second = NULL;
   np_recipe *a = good(NULL, overrides, COUNT);
