@@ -1,7 +1,8 @@
 #include "model/model.h"
 
 double np_model_flops(const np_recipe_model *c, const int prefix_range[2], bool all_tokens) {
-  double N = np_recipe_tokens(c), D = c->width, E = c->head_width, values = np_recipe_patch_values(c), ratio = c->mlp_ratio;
+  double N = np_recipe_tokens(c), D = c->width, E = c->head_width, values = np_recipe_patch_values(c),
+         ratio = c->mlp_ratio;
   double pairs = 0, loss_tokens = 0, lengths = prefix_range[1] - prefix_range[0] + 1;
   for (int S = prefix_range[0]; S <= prefix_range[1]; S++) {
     /* Query i sees max(i + 1, S) keys: S for the first S queries, then S + 1, …, N. */

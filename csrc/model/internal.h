@@ -7,26 +7,26 @@
 
 /* Activations of one trunk block that its backward pass reads. R = B·N rows. */
 typedef struct np_block_acts {
-  void *x;             /* [R, D] act: the block's input */
+  void *x;              /* [R, D] act: the block's input */
   float *mean1, *rstd1; /* [R] */
-  void *n1;            /* [R, D] norm_1(x) */
-  void *qkv;           /* [R, 3D] */
-  float *lse;          /* [B, h, N] */
-  void *attention;     /* [R, D] */
-  void *mid;           /* [R, D] x + proj(attention) */
+  void *n1;             /* [R, D] norm_1(x) */
+  void *qkv;            /* [R, 3D] */
+  float *lse;           /* [B, h, N] */
+  void *attention;      /* [R, D] */
+  void *mid;            /* [R, D] x + proj(attention) */
   float *mean2, *rstd2; /* [R] */
-  void *n2;            /* [R, D] norm_2(mid) */
-  void *fc1, *gelu;    /* [R, 4D] before and after GELU */
+  void *n2;             /* [R, D] norm_2(mid) */
+  void *fc1, *gelu;     /* [R, 4D] before and after GELU */
 } np_block_acts;
 
 /* Of one pixel-head block; G rows enter the head. */
 typedef struct np_head_acts {
-  void *x;             /* [G, E] */
+  void *x;              /* [G, E] */
   float *mean1, *rstd1; /* [G]; head_block l3m alone */
-  void *mid;           /* [G, E]; is x with head_block mlp */
+  void *mid;            /* [G, E]; is x with head_block mlp */
   float *mean2, *rstd2;
-  void *n2;            /* [G, E] */
-  void *fc1, *gelu;    /* [G, 4E] */
+  void *n2;         /* [G, E] */
+  void *fc1, *gelu; /* [G, 4E] */
 } np_head_acts;
 
 /* Slices of one linear layer or norm: index into the parameter table. -1: none. */
@@ -52,35 +52,35 @@ struct np_model {
   float *trunk_table, *head_table; /* [N, D], [N, E] */
   uint8_t *pixels_u8;
   float *pixels_f32;
-  int32_t *prefix, *index;         /* [B], [R] */
-  double *loss;                    /* [1] */
+  int32_t *prefix, *index; /* [B], [R] */
+  double *loss;            /* [1] */
 
-  void *patches;                   /* [R, P·P·C] */
-  void *embedded;                  /* [R, D] before its norm */
+  void *patches;  /* [R, P·P·C] */
+  void *embedded; /* [R, D] before its norm */
   float *embed_mean, *embed_rstd;
-  np_block_acts *acts;             /* [L] */
-  void *trunk_out;                 /* [R, D] the last block's output, before post_trunk_norm */
+  np_block_acts *acts; /* [L] */
+  void *trunk_out;     /* [R, D] the last block's output, before post_trunk_norm */
   float *post_mean, *post_rstd;
-  void *post;                      /* [R, D] post_trunk_norm */
+  void *post; /* [R, D] post_trunk_norm */
 
-  void *gathered;                  /* [G, D] */
-  np_head_acts *head_acts;         /* [M] */
-  void *head_out;                  /* [G, E] */
+  void *gathered;          /* [G, D] */
+  np_head_acts *head_acts; /* [M] */
+  void *head_out;          /* [G, E] */
   float *decode_mean, *decode_rstd;
-  void *decoded;                   /* [G, E] decoder_norm */
-  void *pred;                      /* [G, P·P·C], then its gradient */
+  void *decoded; /* [G, E] decoder_norm */
+  void *pred;    /* [G, P·P·C], then its gradient */
 
-  void *delta;                     /* [R, max(D, E)] output of a branch before it is added */
-  void *branch;                    /* [G, E] the same of norm_1 in a head block l3m */
-  void *grad_x, *grad_y;           /* [R, max(D, E)] gradients along the residual stream and of a branch */
-  void *grad_wide;                 /* [R, 4·max(D, E)] */
+  void *delta;           /* [R, max(D, E)] output of a branch before it is added */
+  void *branch;          /* [G, E] the same of norm_1 in a head block l3m */
+  void *grad_x, *grad_y; /* [R, max(D, E)] gradients along the residual stream and of a branch */
+  void *grad_wide;       /* [R, 4·max(D, E)] */
 
   /* ---- the batch fed ---- */
   np_pixels pixels;
-  int count;                       /* images */
+  int count; /* images */
   bool bidirectional;
-  int64_t rows;                    /* loss tokens (or all, with all_tokens or in predict) */
-  int64_t padded_rows;             /* the same rounded up: so many rows enter the head, the last ones zeros */
+  int64_t rows;        /* loss tokens (or all, with all_tokens or in predict) */
+  int64_t padded_rows; /* the same rounded up: so many rows enter the head, the last ones zeros */
 };
 
 /* The lists of per-block pointers (host memory): acts, head_acts, blocks, head_blocks. */
@@ -94,16 +94,16 @@ void np_model_lay_batch(np_model *model, np_arena *arena);
 /* y [m, n] = x [m, k]·Wᵀ + b. bias -1: none. */
 np_status np_linear_forward(np_model *model, int64_t rows, int weight, int bias, const void *x, void *y);
 /* dx (NULL: not wanted) = dy·W; dW (+)= dyᵀ·x; db (+)= Σ dy. */
-np_status np_linear_backward(np_model *model, int64_t rows, int weight, int bias, const void *dy, const void *x, void *dx,
-                             bool accumulate);
+np_status np_linear_backward(np_model *model, int64_t rows, int weight, int bias, const void *dy, const void *x,
+                             void *dx, bool accumulate);
 /* LayerNorm with the parameters of the table; delta, sum, mean, rstd as in np_ops.norm_forward. */
-np_status np_norm_forward(np_model *model, int64_t rows, int gain, int bias, const void *x, const void *delta, void *sum, void *y,
-                          float *mean, float *rstd);
-np_status np_norm_backward(np_model *model, int64_t rows, int gain, int bias, const void *dy, const void *x, const float *mean,
-                           const float *rstd, const void *residual, void *dx, bool accumulate);
+np_status np_norm_forward(np_model *model, int64_t rows, int gain, int bias, const void *x, const void *delta,
+                          void *sum, void *y, float *mean, float *rstd);
+np_status np_norm_backward(np_model *model, int64_t rows, int gain, int bias, const void *dy, const void *x,
+                           const float *mean, const float *rstd, const void *residual, void *dx, bool accumulate);
 
-/* Pixels fed → trunk. Runs blocks 0 .. last; last = L - 1 ends with post_trunk_norm in `post`. A callback, where given, sees the
- * raw output of each block as soon as it stands: [R, D] act. */
+/* Pixels fed → trunk. Runs blocks 0 .. last; last = L - 1 ends with post_trunk_norm in `post`. A callback, where given,
+ * sees the raw output of each block as soon as it stands: [R, D] act. */
 typedef np_status (*np_block_seen)(void *context, int block, const void *output);
 np_status np_trunk_forward(np_model *model, int last, np_block_seen seen, void *context);
 /* grad_x holds the gradient of `post`; fills the trunk's gradients. */
@@ -117,6 +117,8 @@ np_status np_pixel_head_backward(np_model *model, bool accumulate);
 static inline int np_model_tokens(const np_model *m) { return np_recipe_tokens(&m->config); }
 static inline int64_t np_model_rows(const np_model *m) { return (int64_t)m->count * np_model_tokens(m); }
 static inline float *np_grad(np_model *m, int param) { return m->gradients + m->params.items[param].offset; }
-static inline const float *np_weight(const np_model *m, int param) { return m->weights + m->params.items[param].offset; }
+static inline const float *np_weight(const np_model *m, int param) {
+  return m->weights + m->params.items[param].offset;
+}
 
 #endif

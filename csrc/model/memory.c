@@ -53,7 +53,8 @@ static void lay_head_blocks(np_model *m, np_arena *arena, size_t rows, size_t ac
 }
 
 static void lay_head(np_model *m, np_arena *arena, size_t rows, size_t act) {
-  size_t D = (size_t)m->config.width, E = (size_t)m->config.head_width, values = (size_t)np_recipe_patch_values(&m->config);
+  size_t D = (size_t)m->config.width, E = (size_t)m->config.head_width,
+         values = (size_t)np_recipe_patch_values(&m->config);
   m->gathered = np_arena_take(arena, rows * D * act);
   lay_head_blocks(m, arena, rows, act);
   m->head_out = np_arena_take(arena, rows * E * act);
@@ -99,7 +100,8 @@ void np_model_lay_batch(np_model *m, np_arena *arena) {
   m->loss = np_arena_take(arena, sizeof(double));
 }
 
-np_status np_model_plan(const np_recipe_model *config, const np_model_options *options, np_dtype act, np_memory_plan *out) {
+np_status np_model_plan(const np_recipe_model *config, const np_model_options *options, np_dtype act,
+                        np_memory_plan *out) {
   np_status st = NP_OK;
   np_params params = {0};
   np_model m = {.config = *config, .options = *options, .act_size = np_dtype_size(act)};

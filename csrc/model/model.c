@@ -4,15 +4,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- making and unmaking --------------------------------------------------------------------------------------------- */
+/* ---- making and unmaking
+ * --------------------------------------------------------------------------------------------- */
 
 np_status np_model_take_lists(np_model *m) {
-  size_t blocks = (size_t)m->config.blocks, head_blocks = (size_t)(m->config.head_blocks > 0 ? m->config.head_blocks : 1);
+  size_t blocks = (size_t)m->config.blocks,
+         head_blocks = (size_t)(m->config.head_blocks > 0 ? m->config.head_blocks : 1);
   m->acts = calloc(blocks, sizeof *m->acts);
   m->blocks = calloc(blocks, sizeof *m->blocks);
   m->head_acts = calloc(head_blocks, sizeof *m->head_acts);
   m->head_blocks = calloc(head_blocks, sizeof *m->head_blocks);
-  if (!m->acts || !m->blocks || !m->head_acts || !m->head_blocks) return np_error(NP_ERR_MEMORY, "out of memory for the list of blocks");
+  if (!m->acts || !m->blocks || !m->head_acts || !m->head_blocks)
+    return np_error(NP_ERR_MEMORY, "out of memory for the list of blocks");
   return NP_OK;
 }
 
@@ -35,10 +38,14 @@ static np_block_params block_places(const np_params *params, const char *list, i
   char base[64];
   snprintf(base, sizeof base, "%s.%d", list, i);
   return (np_block_params){
-      .norm1_gain = place(params, base, "norm_1.weight"), .norm1_bias = place(params, base, "norm_1.bias"),
-      .qkv = place(params, base, "attn.qkv.weight"),      .proj = place(params, base, "attn.proj.weight"),
-      .norm2_gain = place(params, base, "norm_2.weight"), .norm2_bias = place(params, base, "norm_2.bias"),
-      .fc1 = place(params, base, "mlp.fc1.weight"),       .fc2 = place(params, base, "mlp.fc2.weight"),
+      .norm1_gain = place(params, base, "norm_1.weight"),
+      .norm1_bias = place(params, base, "norm_1.bias"),
+      .qkv = place(params, base, "attn.qkv.weight"),
+      .proj = place(params, base, "attn.proj.weight"),
+      .norm2_gain = place(params, base, "norm_2.weight"),
+      .norm2_bias = place(params, base, "norm_2.bias"),
+      .fc1 = place(params, base, "mlp.fc1.weight"),
+      .fc2 = place(params, base, "mlp.fc2.weight"),
   };
 }
 
@@ -50,8 +57,10 @@ static void find_places(np_model *m) {
   m->post_gain = place(p, "trunk.post_trunk_norm", "weight"), m->post_bias = place(p, "trunk.post_trunk_norm", "bias");
   for (int i = 0; i < m->config.blocks; i++) m->blocks[i] = block_places(p, "trunk.blocks", i);
   if (!m->options.head) return;
-  m->decode_weight = place(p, "head.decoder_projection", "weight"), m->decode_bias = place(p, "head.decoder_projection", "bias");
-  m->decode_norm_gain = place(p, "head.decoder_norm", "weight"), m->decode_norm_bias = place(p, "head.decoder_norm", "bias");
+  m->decode_weight = place(p, "head.decoder_projection", "weight"),
+  m->decode_bias = place(p, "head.decoder_projection", "bias");
+  m->decode_norm_gain = place(p, "head.decoder_norm", "weight"),
+  m->decode_norm_bias = place(p, "head.decoder_norm", "bias");
   m->pred_weight = place(p, "head.decoder_pred", "weight"), m->pred_bias = place(p, "head.decoder_pred", "bias");
   for (int i = 0; i < m->config.head_blocks; i++) m->head_blocks[i] = block_places(p, "head.decoder_blocks", i);
 }
@@ -71,10 +80,12 @@ static np_status upload_tables(np_model *m) {
   float *table = malloc((size_t)rows * (size_t)columns * widest * sizeof *table);
   if (!table) return np_error(NP_ERR_MEMORY, "out of memory for the table of positions");
   np_positions(rows, columns, c->width, table);
-  NP_TRY(m->ops->upload(m->ops, m->trunk_table, table, (size_t)rows * (size_t)columns * (size_t)c->width * sizeof *table));
+  NP_TRY(
+      m->ops->upload(m->ops, m->trunk_table, table, (size_t)rows * (size_t)columns * (size_t)c->width * sizeof *table));
   if (m->options.head) {
     np_positions(rows, columns, c->head_width, table);
-    NP_TRY(m->ops->upload(m->ops, m->head_table, table, (size_t)rows * (size_t)columns * (size_t)c->head_width * sizeof *table));
+    NP_TRY(m->ops->upload(m->ops, m->head_table, table,
+                          (size_t)rows * (size_t)columns * (size_t)c->head_width * sizeof *table));
   }
 out:
   free(table);
@@ -138,9 +149,12 @@ np_status np_model_get_weights(np_model *m, float *host) {
   return m->ops->download(m->ops, host, m->weights, (size_t)m->params.total * sizeof *host);
 }
 
-np_status np_model_refresh(np_model *m) { return m->low ? m->ops->to_act(m->ops, m->params.total, m->weights, m->low) : NP_OK; }
+np_status np_model_refresh(np_model *m) {
+  return m->low ? m->ops->to_act(m->ops, m->params.total, m->weights, m->low) : NP_OK;
+}
 
-/* ---- batches --------------------------------------------------------------------------------------------------------- */
+/* ---- batches
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* The loss looks at patch k+1 >= S of token k, k <= N-2: tokens max(S, 1) - 1 .. N - 2. */
 static int first_loss_token(int32_t prefix) { return prefix > 0 ? prefix - 1 : 0; }
@@ -184,8 +198,13 @@ np_status np_model_feed(np_model *m, int count, const uint8_t *u8, const float *
     return np_error(NP_ERR_ARGUMENT, "a batch of %d images; this model was made for 1 to %d", count, m->options.batch);
   m->count = count;
   m->bidirectional = prefix == NULL;
-  m->pixels = (np_pixels){.u8 = u8 ? m->pixels_u8 : NULL, .f32 = u8 ? NULL : m->pixels_f32, .batch = count,
-                          .height = c->image_size[0], .width = c->image_size[1], .channels = c->channels, .patch = c->patch_size};
+  m->pixels = (np_pixels){.u8 = u8 ? m->pixels_u8 : NULL,
+                          .f32 = u8 ? NULL : m->pixels_f32,
+                          .batch = count,
+                          .height = c->image_size[0],
+                          .width = c->image_size[1],
+                          .channels = c->channels,
+                          .patch = c->patch_size};
   for (int i = 0; i < 3; i++) {
     m->pixels.mean[i] = (float)c->pixel_mean[i];
     m->pixels.std[i] = (float)c->pixel_std[i];
@@ -200,11 +219,13 @@ out:
   return st;
 }
 
-/* ---- passes ---------------------------------------------------------------------------------------------------------- */
+/* ---- passes
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static np_status forward(np_model *m) {
   np_status st = NP_OK;
-  if (m->bidirectional || !m->options.head) return np_error(NP_ERR_ARGUMENT, "a loss needs prefix lengths and a model with its pixel head");
+  if (m->bidirectional || !m->options.head)
+    return np_error(NP_ERR_ARGUMENT, "a loss needs prefix lengths and a model with its pixel head");
   NP_TRY(np_trunk_forward(m, m->config.blocks - 1, NULL, NULL));
   NP_TRY(np_pixel_head_forward(m));
 out:
@@ -213,9 +234,11 @@ out:
 
 np_status np_model_train(np_model *m, int64_t targets, bool first) {
   np_status st = NP_OK;
-  if (targets < 1 || m->rows < 1) return np_error(NP_ERR_ARGUMENT, "no patch of this batch is a target: every prefix covers its image");
+  if (targets < 1 || m->rows < 1)
+    return np_error(NP_ERR_ARGUMENT, "no patch of this batch is a target: every prefix covers its image");
   NP_TRY(forward(m));
-  NP_TRY(m->ops->pixel_loss(m->ops, &m->pixels, m->rows, m->index, true, 1.0f / (float)targets, m->pred, m->pred, m->loss, !first));
+  NP_TRY(m->ops->pixel_loss(m->ops, &m->pixels, m->rows, m->index, true, 1.0f / (float)targets, m->pred, m->pred,
+                            m->loss, !first));
   NP_TRY(np_pixel_head_backward(m, !first));
   NP_TRY(np_trunk_backward(m, !first));
 out:
@@ -281,8 +304,8 @@ np_status np_model_features(np_model *m, const int *layers, int layer_count, flo
   if (layer_count < 1) return np_error(NP_ERR_ARGUMENT, "features need at least one block");
   for (int i = 0; i < layer_count; i++)
     if (layers[i] < 0 || layers[i] >= m->config.blocks || (i > 0 && layers[i] <= layers[i - 1]))
-      return np_error(NP_ERR_ARGUMENT, "block %d among the features' blocks: expected ascending indices in 0..%d", layers[i],
-                      m->config.blocks - 1);
+      return np_error(NP_ERR_ARGUMENT, "block %d among the features' blocks: expected ascending indices in 0..%d",
+                      layers[i], m->config.blocks - 1);
   NP_TRY(m->ops->zero(m->ops, out, (size_t)np_model_rows(m) * (size_t)m->config.width * sizeof *out));
   NP_TRY(np_trunk_forward(m, layers[layer_count - 1], add_features, &mean));
 out:
@@ -290,7 +313,8 @@ out:
 }
 
 np_status np_model_read_block(np_model *m, int i, float *out) {
-  if (!m->options.train || i < 0 || i > m->config.blocks) return np_error(NP_ERR_ARGUMENT, "block %d is not kept by this model", i);
+  if (!m->options.train || i < 0 || i > m->config.blocks)
+    return np_error(NP_ERR_ARGUMENT, "block %d is not kept by this model", i);
   const void *x = i == m->config.blocks ? m->post : i == m->config.blocks - 1 ? m->trunk_out : m->acts[i + 1].x;
   return read_act(m, x, np_model_rows(m) * m->config.width, out);
 }

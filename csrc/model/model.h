@@ -1,4 +1,5 @@
-/* The model: trunk, pixel head and loss, forward and backward, as calls on the operator table (model.md). Letters as there. */
+/* The model: trunk, pixel head and loss, forward and backward, as calls on the operator table (model.md). Letters as
+ * there. */
 #ifndef NP_MODEL_MODEL_H
 #define NP_MODEL_MODEL_H
 
@@ -15,7 +16,8 @@ typedef struct np_model_options {
   int batch;       /* the most images of one pass */
   bool head;       /* with the pixel head */
   bool train;      /* keep what the backward pass needs, and gradients; needs head */
-  bool all_tokens; /* send every token through the pixel head instead of the loss tokens alone: the same loss and gradients, for tests */
+  bool all_tokens; /* send every token through the pixel head instead of the loss tokens alone: the same loss and
+                      gradients, for tests */
 } np_model_options;
 
 /* Bytes by kind; what `plan` prints and what np_model_create takes. */
@@ -31,7 +33,8 @@ typedef struct np_memory_plan {
 
 typedef struct np_model np_model;
 
-np_status np_model_plan(const np_recipe_model *config, const np_model_options *options, np_dtype act, np_memory_plan *out);
+np_status np_model_plan(const np_recipe_model *config, const np_model_options *options, np_dtype act,
+                        np_memory_plan *out);
 
 /* Take all memory; weights are undefined until np_model_set_weights. `ops` must outlive the model; config is copied. */
 np_status np_model_create(np_ops *ops, const np_recipe_model *config, const np_model_options *options, np_model **out);
@@ -49,15 +52,17 @@ np_status np_model_set_weights(np_model *model, const float *host /* [total] */)
 np_status np_model_get_weights(np_model *model, float *host /* [total] */);
 np_status np_model_refresh(np_model *model); /* low = act(weights) */
 
-/* Copy one micro-batch to the device. Pixels are u8 [count, H, W, C] (normalised by the recipe's mean and std) or, where u8 is
- * NULL, f32 [count, C, H, W] already normalised. prefix [count], each 0..N; NULL: fully bidirectional (S = N). All on the host. */
+/* Copy one micro-batch to the device. Pixels are u8 [count, H, W, C] (normalised by the recipe's mean and std) or,
+ * where u8 is NULL, f32 [count, C, H, W] already normalised. prefix [count], each 0..N; NULL: fully bidirectional (S =
+ * N). All on the host. */
 np_status np_model_feed(np_model *model, int count, const uint8_t *u8, const float *f32, const int32_t *prefix);
 
 /* Target patches of images with these prefixes: Σ_b |{k : k+1 >= S_b, 0 <= k <= N-2}|. */
 int64_t np_model_targets(const np_recipe_model *config, int count, const int32_t *prefix);
 
-/* Forward, loss and backward of the batch fed. The loss is a sum over target patches; gradients are of that sum divided by `targets`
- * (those of the whole optimiser step, over all micro-batches and ranks). first: gradients and loss are overwritten, else added to. */
+/* Forward, loss and backward of the batch fed. The loss is a sum over target patches; gradients are of that sum divided
+ * by `targets` (those of the whole optimiser step, over all micro-batches and ranks). first: gradients and loss are
+ * overwritten, else added to. */
 np_status np_model_train(np_model *model, int64_t targets, bool first);
 /* Forward and loss only. */
 np_status np_model_loss(np_model *model, bool first);
@@ -70,16 +75,16 @@ np_status np_model_predict(np_model *model, float *pred);
 /* Mean of the raw outputs of the chosen blocks (0 = first; ascending, `layer_count` >= 1), to device memory `out`
  * [count, N, D] float32; blocks behind the last chosen one are not run. */
 np_status np_model_features(np_model *model, const int *layers, int layer_count, float *out);
-/* As float32 on the host: the output of block `i`, or with i = L of post_trunk_norm, of the last pass of np_model_train or np_model_loss of a
- * model that trains: [count, N, D]. For tests. */
+/* As float32 on the host: the output of block `i`, or with i = L of post_trunk_norm, of the last pass of np_model_train
+ * or np_model_loss of a model that trains: [count, N, D]. For tests. */
 np_status np_model_read_block(np_model *model, int i, float *out);
 
 /* The fixed 2-D sin-cos table [N, width] (model.md 3), of a grid `rows` × `columns`. */
 void np_positions(int rows, int columns, int width, float *out);
 
-/* Floating point operations of one image (multiply-adds count two), forward and backward: matrices of trunk and head plus attention over the pairs
- * the mask allows. all_tokens: every token through the head, as the reference counts (MFU); else the loss tokens. prefix: mean is taken over
- * the recipe's prefix range. */
+/* Floating point operations of one image (multiply-adds count two), forward and backward: matrices of trunk and head
+ * plus attention over the pairs the mask allows. all_tokens: every token through the head, as the reference counts
+ * (MFU); else the loss tokens. prefix: mean is taken over the recipe's prefix range. */
 double np_model_flops(const np_recipe_model *config, const int prefix_range[2], bool all_tokens);
 
 #endif

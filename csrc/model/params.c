@@ -10,7 +10,8 @@
 
 enum { ALIGN = 64 }; /* elements: 256 bytes of float32, a whole vector or DMA line in any precision */
 
-/* ---- layout ---------------------------------------------------------------------------------------------------------- */
+/* ---- layout
+ * ---------------------------------------------------------------------------------------------------------- */
 
 typedef struct builder {
   np_params *params;
@@ -43,7 +44,8 @@ __attribute__((format(printf, 4, 5))) static void matrix(builder *b, int64_t out
   va_end(args);
 }
 
-__attribute__((format(printf, 4, 5))) static void vector(builder *b, np_param_role role, int64_t count, const char *format, ...) {
+__attribute__((format(printf, 4, 5))) static void vector(builder *b, np_param_role role, int64_t count,
+                                                         const char *format, ...) {
   va_list args;
   va_start(args, format);
   add(b, role, 1, &count, format, args);
@@ -118,7 +120,8 @@ const np_param *np_params_find(const np_params *params, const char *name) {
   return NULL;
 }
 
-/* ---- initialisation -------------------------------------------------------------------------------------------------- */
+/* ---- initialisation
+ * -------------------------------------------------------------------------------------------------- */
 
 /* FNV-1a of the name: a parameter's draws do not move when a layer is added elsewhere. */
 static uint64_t name_index(const char *name) {
@@ -142,7 +145,8 @@ void np_params_init(const np_params *params, uint64_t seed, float *weights) {
   }
 }
 
-/* ---- files ----------------------------------------------------------------------------------------------------------- */
+/* ---- files
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static void shape_text(int ndim, const int64_t *shape, char *out, size_t size) {
   size_t used = (size_t)snprintf(out, size, "[");
@@ -158,7 +162,8 @@ static np_status check_shape(const np_param *p, const np_tensor *t, const char *
   char found[128], expected[128];
   shape_text(t->ndim, t->shape, found, sizeof found);
   shape_text(p->ndim, p->shape, expected, sizeof expected);
-  return np_error(NP_ERR_FORMAT, "%s: tensor %s has shape %s; the recipe's model expects %s", name, p->name, found, expected);
+  return np_error(NP_ERR_FORMAT, "%s: tensor %s has shape %s; the recipe's model expects %s", name, p->name, found,
+                  expected);
 }
 
 np_status np_params_load(const np_params *params, const np_safetensors *file, const char *name, float *weights) {
@@ -176,7 +181,8 @@ np_status np_params_load(const np_params *params, const np_safetensors *file, co
     const char *have = np_safetensors_at(file, i)->name;
     if (!with_head && strncmp(have, "head.", 5) == 0) continue;
     if (strstr(have, "pos_embed")) continue; /* the published files carry the fixed table along */
-    if (!np_params_find(params, have)) return np_error(NP_ERR_FORMAT, "%s: tensor %s has no place in the recipe's model", name, have);
+    if (!np_params_find(params, have))
+      return np_error(NP_ERR_FORMAT, "%s: tensor %s has no place in the recipe's model", name, have);
   }
 out:
   return st;
@@ -192,7 +198,10 @@ np_status np_params_tensors(const np_params *params, const float *values, const 
   for (size_t i = 0; i < count; i++, names += NAME_BYTES) {
     const np_param *p = &params->items[i];
     snprintf(names, NAME_BYTES, "%s%s", prefix ? prefix : "", p->name);
-    tensors[i] = (np_tensor){.name = names, .dtype = NP_F32, .ndim = p->ndim, .data = values + p->offset,
+    tensors[i] = (np_tensor){.name = names,
+                             .dtype = NP_F32,
+                             .ndim = p->ndim,
+                             .data = values + p->offset,
                              .bytes = (size_t)p->count * sizeof *values};
     memcpy(tensors[i].shape, p->shape, sizeof p->shape);
   }
@@ -215,7 +224,8 @@ static int count_blocks(const np_safetensors *file, const char *prefix) {
 np_status np_params_infer(const np_safetensors *file, const char *name, np_recipe_model *model, bool *has_head) {
   const np_tensor *proj = np_safetensors_find(file, "preprocessor.patchifier.proj.weight");
   if (!proj || proj->ndim != 4)
-    return np_error(NP_ERR_FORMAT, "%s: no tensor preprocessor.patchifier.proj.weight [D, C, P, P]: not an AIM model", name);
+    return np_error(NP_ERR_FORMAT, "%s: no tensor preprocessor.patchifier.proj.weight [D, C, P, P]: not an AIM model",
+                    name);
   model->width = (int)proj->shape[0];
   model->channels = (int)proj->shape[1];
   model->patch_size = (int)proj->shape[2];

@@ -1,8 +1,9 @@
 /* The parameters of a model as one flat buffer, and the table that names its slices.
  *
- * Slices lie in the order in which the backward pass finishes them (the pixel head's last layer first, the patch embedding
- * last), each at a multiple of 64 elements; the gaps hold zeros. Weights, gradients, both moments and the low-precision copy share this
- * layout, so the table serves them all. Names are those of the published checkpoints (model.md, "Names"). */
+ * Slices lie in the order in which the backward pass finishes them (the pixel head's last layer first, the patch
+ * embedding last), each at a multiple of 64 elements; the gaps hold zeros. Weights, gradients, both moments and the
+ * low-precision copy share this layout, so the table serves them all. Names are those of the published checkpoints
+ * (model.md, "Names"). */
 #ifndef NP_MODEL_PARAMS_H
 #define NP_MODEL_PARAMS_H
 
@@ -27,9 +28,9 @@ typedef struct np_param {
 typedef struct np_params {
   int count;
   np_param *items;
-  int64_t total;      /* elements of the flat buffer, gaps included */
-  int64_t elements;   /* without the gaps: the model's size */
-  int64_t trunk;      /* offset of the first trunk slice: the pixel head lies before it */
+  int64_t total;    /* elements of the flat buffer, gaps included */
+  int64_t elements; /* without the gaps: the model's size */
+  int64_t trunk;    /* offset of the first trunk slice: the pixel head lies before it */
 } np_params;
 
 /* Lay out the trunk and, when asked, the pixel head. */
@@ -38,19 +39,21 @@ void np_params_free(np_params *params);
 /* NULL when there is none of that name. */
 const np_param *np_params_find(const np_params *params, const char *name);
 
-/* Xavier uniform for matrices, 0 for biases, 1 for gains; gaps 0. Element i of parameter p depends on (seed, p's name's place, i) alone. */
+/* Xavier uniform for matrices, 0 for biases, 1 for gains; gaps 0. Element i of parameter p depends on (seed, p's name's
+ * place, i) alone. */
 void np_params_init(const np_params *params, uint64_t seed, float *weights /* [total] */);
 
-/* Fill weights from a file by name. Missing tensors and wrong shapes are errors that name them; tensors under "head." are not asked for
- * when the layout has no pixel head; other tensors the layout does not know are errors, too. `name` stands in messages. */
+/* Fill weights from a file by name. Missing tensors and wrong shapes are errors that name them; tensors under "head."
+ * are not asked for when the layout has no pixel head; other tensors the layout does not know are errors, too. `name`
+ * stands in messages. */
 np_status np_params_load(const np_params *params, const np_safetensors *file, const char *name, float *weights);
 
-/* One np_tensor a parameter, pointing into `values` [total]; with `prefix` (NULL: none) before each name. The array and its names are one
- * malloc'ed block: free(*out). */
+/* One np_tensor a parameter, pointing into `values` [total]; with `prefix` (NULL: none) before each name. The array and
+ * its names are one malloc'ed block: free(*out). */
 np_status np_params_tensors(const np_params *params, const float *values, const char *prefix, np_tensor **out);
 
-/* Read the shapes of a published or own checkpoint into `model`: D, L, P, C, and with a pixel head E, M. What a file cannot tell (image size,
- * heads, eps, kind of head block) is left as it stands in `model`. */
+/* Read the shapes of a published or own checkpoint into `model`: D, L, P, C, and with a pixel head E, M. What a file
+ * cannot tell (image size, heads, eps, kind of head block) is left as it stands in `model`. */
 np_status np_params_infer(const np_safetensors *file, const char *name, np_recipe_model *model, bool *has_head);
 
 #endif

@@ -1,10 +1,12 @@
 /* The pixel head: token-wise blocks over the loss tokens alone.
  *
- *   post [R, D] ─ gather → [G, D] ─ decoder_projection + table → x [G, E] ─ M blocks → decoder_norm → decoder_pred → pred [G, P·P·C]
+ *   post [R, D] ─ gather → [G, D] ─ decoder_projection + table → x [G, E] ─ M blocks → decoder_norm → decoder_pred →
+ * pred [G, P·P·C]
  *
- * The loss looks at patches k+1 >= S only, so tokens before S-1 and the last one of an image never enter (architecture.md, decision 8).
- * G is rounded up and the rows behind the last token are zeros, so that few distinct matrix shapes occur; a zero row of gradient adds
- * nothing to any parameter's gradient. A block is x += mlp(norm_2(x)); head_block l3m puts x += norm_1(x) before it. */
+ * The loss looks at patches k+1 >= S only, so tokens before S-1 and the last one of an image never enter
+ * (architecture.md, decision 8). G is rounded up and the rows behind the last token are zeros, so that few distinct
+ * matrix shapes occur; a zero row of gradient adds nothing to any parameter's gradient. A block is x += mlp(norm_2(x));
+ * head_block l3m puts x += norm_1(x) before it. */
 #include "model/internal.h"
 
 /* Zero rows [m->rows, m->padded_rows) of a [padded_rows, width] act matrix. */
@@ -14,7 +16,8 @@ static np_status zero_padding(np_model *m, int width, void *x) {
   return m->ops->zero(m->ops, (unsigned char *)x + first, (size_t)m->padded_rows * row - first);
 }
 
-/* `before`: what the residual stream held when its last branch, in `delta`, was not yet added; NULL for the first block, whose x stands. */
+/* `before`: what the residual stream held when its last branch, in `delta`, was not yet added; NULL for the first
+ * block, whose x stands. */
 static np_status block_forward(np_model *m, const np_block_params *p, np_head_acts *a, const void *before) {
   np_status st = NP_OK;
   int64_t rows = m->padded_rows, hidden = (int64_t)m->config.head_width * m->config.mlp_ratio;
@@ -40,7 +43,8 @@ np_status np_pixel_head_forward(np_model *m) {
   NP_TRY(m->ops->gather_rows(m->ops, m->rows, c->width, m->index, m->post, m->gathered));
   NP_TRY(zero_padding(m, c->width, m->gathered));
   NP_TRY(np_linear_forward(m, rows, m->decode_weight, m->decode_bias, m->gathered, m->head_acts[0].x));
-  NP_TRY(m->ops->add_table(m->ops, m->rows, c->head_width, np_model_tokens(m), m->index, m->head_table, m->head_acts[0].x));
+  NP_TRY(m->ops->add_table(m->ops, m->rows, c->head_width, np_model_tokens(m), m->index, m->head_table,
+                           m->head_acts[0].x));
   for (int i = 0; i < c->head_blocks; i++) {
     NP_TRY(block_forward(m, &m->head_blocks[i], &m->head_acts[i], before));
     before = m->head_acts[i].mid;
@@ -59,11 +63,11 @@ static np_status block_backward(np_model *m, const np_block_params *p, const np_
   NP_TRY(np_linear_backward(m, rows, p->fc2, -1, m->grad_x, a->gelu, m->grad_wide, accumulate));
   NP_TRY(m->ops->gelu_backward(m->ops, rows * hidden, a->fc1, m->grad_wide, m->grad_wide));
   NP_TRY(np_linear_backward(m, rows, p->fc1, -1, m->grad_wide, a->n2, m->grad_y, accumulate));
-  NP_TRY(np_norm_backward(m, rows, p->norm2_gain, p->norm2_bias, m->grad_y, a->mid, a->mean2, a->rstd2, m->grad_x, m->grad_x,
-                          accumulate));
+  NP_TRY(np_norm_backward(m, rows, p->norm2_gain, p->norm2_bias, m->grad_y, a->mid, a->mean2, a->rstd2, m->grad_x,
+                          m->grad_x, accumulate));
   if (m->config.head_block == NP_HEAD_L3M)
-    NP_TRY(np_norm_backward(m, rows, p->norm1_gain, p->norm1_bias, m->grad_x, a->x, a->mean1, a->rstd1, m->grad_x, m->grad_x,
-                            accumulate));
+    NP_TRY(np_norm_backward(m, rows, p->norm1_gain, p->norm1_bias, m->grad_x, a->x, a->mean1, a->rstd1, m->grad_x,
+                            m->grad_x, accumulate));
 out:
   return st;
 }
@@ -74,9 +78,10 @@ np_status np_pixel_head_backward(np_model *m, bool accumulate) {
   int64_t rows = m->padded_rows;
   NP_TRY(zero_padding(m, np_recipe_patch_values(c), m->pred));
   NP_TRY(np_linear_backward(m, rows, m->pred_weight, m->pred_bias, m->pred, m->decoded, m->grad_y, accumulate));
-  NP_TRY(np_norm_backward(m, rows, m->decode_norm_gain, m->decode_norm_bias, m->grad_y, m->head_out, m->decode_mean, m->decode_rstd,
-                          NULL, m->grad_x, accumulate));
-  for (int i = c->head_blocks - 1; i >= 0; i--) NP_TRY(block_backward(m, &m->head_blocks[i], &m->head_acts[i], accumulate));
+  NP_TRY(np_norm_backward(m, rows, m->decode_norm_gain, m->decode_norm_bias, m->grad_y, m->head_out, m->decode_mean,
+                          m->decode_rstd, NULL, m->grad_x, accumulate));
+  for (int i = c->head_blocks - 1; i >= 0; i--)
+    NP_TRY(block_backward(m, &m->head_blocks[i], &m->head_acts[i], accumulate));
   NP_TRY(np_linear_backward(m, rows, m->decode_weight, m->decode_bias, m->grad_x, m->gathered, m->grad_y, accumulate));
   NP_TRY(m->ops->scatter_rows(m->ops, m->rows, np_model_rows(m), c->width, m->index, m->grad_y, m->grad_x));
 out:

@@ -1,10 +1,11 @@
 /* The trunk: patches → embedding → pre-norm blocks → post_trunk_norm.
  *
- * The residual stream is never added up on its own: a branch leaves its output in `delta`, and the norm that follows adds it,
- * stores the sum and normalises it in one pass over the rows. A block, with shapes:
+ * The residual stream is never added up on its own: a branch leaves its output in `delta`, and the norm that follows
+ * adds it, stores the sum and normalises it in one pass over the rows. A block, with shapes:
  *
  *   x [R, D] ─ norm_1 → n1 ─ qkv → [R, 3D] ─ attention → [R, D] ─ proj → delta
- *   mid = x + delta ─ norm_2 → n2 ─ fc1 → [R, 4D] ─ GELU → [R, 4D] ─ fc2 → delta      (added by the next block's norm_1)
+ *   mid = x + delta ─ norm_2 → n2 ─ fc1 → [R, 4D] ─ GELU → [R, 4D] ─ fc2 → delta      (added by the next block's
+ * norm_1)
  */
 #include "model/internal.h"
 
@@ -14,20 +15,21 @@ static np_status embed(np_model *m) {
   void *x = m->acts[0].x;
   NP_TRY(m->ops->patchify(m->ops, &m->pixels, m->patches));
   NP_TRY(np_linear_forward(m, rows, m->embed_weight, m->embed_bias, m->patches, m->embedded));
-  NP_TRY(np_norm_forward(m, rows, m->embed_norm_gain, m->embed_norm_bias, m->embedded, NULL, NULL, x, m->embed_mean, m->embed_rstd));
+  NP_TRY(np_norm_forward(m, rows, m->embed_norm_gain, m->embed_norm_bias, m->embedded, NULL, NULL, x, m->embed_mean,
+                         m->embed_rstd));
   NP_TRY(m->ops->add_table(m->ops, rows, m->config.width, np_model_tokens(m), NULL, m->trunk_table, x));
 out:
   return st;
 }
 
-/* `before`: what the residual stream held when its last branch, in `delta`, was not yet added; NULL for the first block, whose x stands.
- * Leaves its own second branch in `delta`. */
+/* `before`: what the residual stream held when its last branch, in `delta`, was not yet added; NULL for the first
+ * block, whose x stands. Leaves its own second branch in `delta`. */
 static np_status block_forward(np_model *m, const np_block_params *p, np_block_acts *a, const void *before) {
   np_status st = NP_OK;
   const np_recipe_model *c = &m->config;
   int64_t rows = np_model_rows(m), hidden = (int64_t)c->width * c->mlp_ratio;
-  NP_TRY(np_norm_forward(m, rows, p->norm1_gain, p->norm1_bias, before ? before : a->x, before ? m->delta : NULL, before ? a->x : NULL,
-                         a->n1, a->mean1, a->rstd1));
+  NP_TRY(np_norm_forward(m, rows, p->norm1_gain, p->norm1_bias, before ? before : a->x, before ? m->delta : NULL,
+                         before ? a->x : NULL, a->n1, a->mean1, a->rstd1));
   NP_TRY(np_linear_forward(m, rows, p->qkv, -1, a->n1, a->qkv));
   NP_TRY(m->ops->attention_forward(m->ops, m->count, np_model_tokens(m), c->heads, c->width / c->heads,
                                    m->bidirectional ? NULL : m->prefix, a->qkv, a->attention, a->lse));
@@ -50,7 +52,8 @@ np_status np_trunk_forward(np_model *m, int last, np_block_seen seen, void *cont
     before = m->acts[i].mid;
     if (seen && i > 0) NP_TRY(seen(context, i - 1, m->acts[i].x));
   }
-  NP_TRY(np_norm_forward(m, rows, m->post_gain, m->post_bias, before, m->delta, m->trunk_out, m->post, m->post_mean, m->post_rstd));
+  NP_TRY(np_norm_forward(m, rows, m->post_gain, m->post_bias, before, m->delta, m->trunk_out, m->post, m->post_mean,
+                         m->post_rstd));
   if (seen) NP_TRY(seen(context, last, m->trunk_out));
 out:
   return st;
@@ -64,14 +67,15 @@ static np_status block_backward(np_model *m, const np_block_params *p, const np_
   NP_TRY(np_linear_backward(m, rows, p->fc2, -1, m->grad_x, a->gelu, m->grad_wide, accumulate));
   NP_TRY(m->ops->gelu_backward(m->ops, rows * hidden, a->fc1, m->grad_wide, m->grad_wide));
   NP_TRY(np_linear_backward(m, rows, p->fc1, -1, m->grad_wide, a->n2, m->grad_y, accumulate));
-  NP_TRY(np_norm_backward(m, rows, p->norm2_gain, p->norm2_bias, m->grad_y, a->mid, a->mean2, a->rstd2, m->grad_x, m->grad_x,
-                          accumulate));
+  NP_TRY(np_norm_backward(m, rows, p->norm2_gain, p->norm2_bias, m->grad_y, a->mid, a->mean2, a->rstd2, m->grad_x,
+                          m->grad_x, accumulate));
   NP_TRY(np_linear_backward(m, rows, p->proj, -1, m->grad_x, a->attention, m->grad_y, accumulate));
   NP_TRY(m->ops->attention_backward(m->ops, m->count, np_model_tokens(m), c->heads, c->width / c->heads,
-                                    m->bidirectional ? NULL : m->prefix, a->qkv, a->attention, a->lse, m->grad_y, m->grad_wide));
+                                    m->bidirectional ? NULL : m->prefix, a->qkv, a->attention, a->lse, m->grad_y,
+                                    m->grad_wide));
   NP_TRY(np_linear_backward(m, rows, p->qkv, -1, m->grad_wide, a->n1, m->grad_y, accumulate));
-  NP_TRY(np_norm_backward(m, rows, p->norm1_gain, p->norm1_bias, m->grad_y, a->x, a->mean1, a->rstd1, m->grad_x, m->grad_x,
-                          accumulate));
+  NP_TRY(np_norm_backward(m, rows, p->norm1_gain, p->norm1_bias, m->grad_y, a->x, a->mean1, a->rstd1, m->grad_x,
+                          m->grad_x, accumulate));
 out:
   return st;
 }
@@ -79,11 +83,11 @@ out:
 np_status np_trunk_backward(np_model *m, bool accumulate) {
   np_status st = NP_OK;
   int64_t rows = np_model_rows(m);
-  NP_TRY(np_norm_backward(m, rows, m->post_gain, m->post_bias, m->grad_x, m->trunk_out, m->post_mean, m->post_rstd, NULL, m->grad_x,
-                          accumulate));
+  NP_TRY(np_norm_backward(m, rows, m->post_gain, m->post_bias, m->grad_x, m->trunk_out, m->post_mean, m->post_rstd,
+                          NULL, m->grad_x, accumulate));
   for (int i = m->config.blocks - 1; i >= 0; i--) NP_TRY(block_backward(m, &m->blocks[i], &m->acts[i], accumulate));
-  NP_TRY(np_norm_backward(m, rows, m->embed_norm_gain, m->embed_norm_bias, m->grad_x, m->embedded, m->embed_mean, m->embed_rstd,
-                          NULL, m->grad_y, accumulate));
+  NP_TRY(np_norm_backward(m, rows, m->embed_norm_gain, m->embed_norm_bias, m->grad_x, m->embedded, m->embed_mean,
+                          m->embed_rstd, NULL, m->grad_y, accumulate));
   NP_TRY(np_linear_backward(m, rows, m->embed_weight, m->embed_bias, m->grad_y, m->patches, NULL, accumulate));
 out:
   return st;

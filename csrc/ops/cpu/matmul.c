@@ -1,0 +1,176 @@
+/* Matrix products of the CPU backend: oneDNN primitives, made once a shape and kept. */
+#include "ops/cpu/cpu.h"
+
+#include <oneapi/dnnl/dnnl.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* A primitive belongs to one shape. A run meets a few dozen (the loss-token count is rounded up to a few sizes by the
+ * pixel head), so a small open-addressed table holds them all; should it ever fill, it is emptied and begins again. */
+enum { SLOTS = 1024, FILL_LIMIT = 768 };
+
+typedef struct key {
+  np_matmul shape;
+  bool bias;
+} key;
+
+typedef struct entry {
+  bool used;
+  key key;
+  dnnl_primitive_t primitive;
+  dnnl_memory_t a, b, c, bias; /* descriptors without data: handles are set at each call */
+} entry;
+
+typedef struct cache {
+  dnnl_engine_t engine;
+  dnnl_stream_t stream;
+  int count;
+  entry slots[SLOTS];
+} cache;
+
+#define TRY_DNNL(call)                                                                                                 \
+  do {                                                                                                                 \
+    dnnl_status_t dnnl_result = (call);                                                                                \
+    if (dnnl_result != dnnl_success) {                                                                                 \
+      st = np_error(dnnl_result == dnnl_out_of_memory ? NP_ERR_MEMORY : NP_ERR_LIBRARY, "oneDNN: %s: status %d",       \
+                    #call, (int)dnnl_result);                                                                          \
+      goto out;                                                                                                        \
+    }                                                                                                                  \
+  } while (0)
+
+np_status np_cpu_matmul_open(void **out) {
+  np_status st = NP_OK;
+  cache *state = calloc(1, sizeof *state);
+  *out = NULL;
+  if (!state) return np_error(NP_ERR_MEMORY, "out of memory for the table of matrix products");
+  TRY_DNNL(dnnl_engine_create(&state->engine, dnnl_cpu, 0));
+  TRY_DNNL(dnnl_stream_create(&state->stream, state->engine, dnnl_stream_default_flags));
+  *out = state;
+  return NP_OK;
+out:
+  np_cpu_matmul_close(state);
+  return st;
+}
+
+static void entry_clear(entry *e) {
+  if (e->primitive) dnnl_primitive_destroy(e->primitive);
+  if (e->a) dnnl_memory_destroy(e->a);
+  if (e->b) dnnl_memory_destroy(e->b);
+  if (e->c) dnnl_memory_destroy(e->c);
+  if (e->bias) dnnl_memory_destroy(e->bias);
+  memset(e, 0, sizeof *e);
+}
+
+void np_cpu_matmul_close(void *opened) {
+  cache *state = opened;
+  if (!state) return;
+  for (int i = 0; i < SLOTS; i++) entry_clear(&state->slots[i]);
+  if (state->stream) dnnl_stream_destroy(state->stream);
+  if (state->engine) dnnl_engine_destroy(state->engine);
+  free(state);
+}
+
+static dnnl_data_type_t type_of(np_dtype type) { return type == NP_BF16 ? dnnl_bf16 : dnnl_f32; }
+
+/* The descriptor of a logical [rows, columns] matrix that is stored so, or with its dimensions swapped. */
+static dnnl_status_t describe(dnnl_memory_desc_t *desc, int64_t rows, int64_t columns, bool stored_transposed,
+                              np_dtype type) {
+  dnnl_dims_t dims = {rows, columns};
+  dnnl_dims_t strides = {stored_transposed ? 1 : columns, stored_transposed ? rows : 1};
+  return dnnl_memory_desc_init_by_strides(desc, 2, dims, type_of(type), strides);
+}
+
+static np_status entry_make(cache *state, const key *k, entry *e) {
+  np_status st = NP_OK;
+  const np_matmul *s = &k->shape;
+  dnnl_memory_desc_t a, b, c, bias;
+  dnnl_matmul_desc_t desc;
+  dnnl_primitive_attr_t attr = NULL;
+  dnnl_post_ops_t post = NULL;
+  dnnl_primitive_desc_t primitive_desc = NULL;
+  dnnl_dims_t bias_dims = {1, s->n};
+
+  TRY_DNNL(describe(&a, s->m, s->k, s->transpose_a, s->a_type));
+  TRY_DNNL(describe(&b, s->k, s->n, s->transpose_b, s->b_type));
+  TRY_DNNL(describe(&c, s->m, s->n, false, s->c_type));
+  TRY_DNNL(dnnl_memory_desc_init_by_tag(&bias, 2, bias_dims, dnnl_f32, dnnl_ab));
+  TRY_DNNL(dnnl_matmul_desc_init(&desc, &a, &b, k->bias ? &bias : NULL, &c));
+  TRY_DNNL(dnnl_primitive_attr_create(&attr));
+  if (s->accumulate) {
+    TRY_DNNL(dnnl_post_ops_create(&post));
+    TRY_DNNL(dnnl_post_ops_append_sum(post, 1.0f));
+    TRY_DNNL(dnnl_primitive_attr_set_post_ops(attr, post));
+  }
+  TRY_DNNL(dnnl_primitive_desc_create(&primitive_desc, &desc, attr, state->engine, NULL));
+  TRY_DNNL(dnnl_primitive_create(&e->primitive, primitive_desc));
+  TRY_DNNL(dnnl_memory_create(&e->a, &a, state->engine, DNNL_MEMORY_NONE));
+  TRY_DNNL(dnnl_memory_create(&e->b, &b, state->engine, DNNL_MEMORY_NONE));
+  TRY_DNNL(dnnl_memory_create(&e->c, &c, state->engine, DNNL_MEMORY_NONE));
+  if (k->bias) TRY_DNNL(dnnl_memory_create(&e->bias, &bias, state->engine, DNNL_MEMORY_NONE));
+  e->key = *k;
+  e->used = true;
+out:
+  if (primitive_desc) dnnl_primitive_desc_destroy(primitive_desc);
+  if (post) dnnl_post_ops_destroy(post);
+  if (attr) dnnl_primitive_attr_destroy(attr);
+  if (st != NP_OK) entry_clear(e);
+  return st;
+}
+
+static bool key_equal(const key *x, const key *y) {
+  const np_matmul *a = &x->shape, *b = &y->shape;
+  return a->m == b->m && a->n == b->n && a->k == b->k && a->transpose_a == b->transpose_a &&
+         a->transpose_b == b->transpose_b && a->a_type == b->a_type && a->b_type == b->b_type &&
+         a->c_type == b->c_type && a->accumulate == b->accumulate && x->bias == y->bias;
+}
+
+static uint64_t key_hash(const key *k) {
+  const np_matmul *s = &k->shape;
+  uint64_t flags = (uint64_t)s->transpose_a | (uint64_t)s->transpose_b << 1 | (uint64_t)s->accumulate << 2 |
+                   (uint64_t)k->bias << 3 | (uint64_t)s->a_type << 4 | (uint64_t)s->b_type << 8 |
+                   (uint64_t)s->c_type << 12;
+  uint64_t words[] = {(uint64_t)s->m, (uint64_t)s->n, (uint64_t)s->k, flags};
+  uint64_t hash = 0x9e3779b97f4a7c15u;
+  for (int i = 0; i < 4; i++) {
+    hash = (hash ^ words[i]) * 0xff51afd7ed558ccdu;
+    hash ^= hash >> 32;
+  }
+  return hash;
+}
+
+static np_status find(cache *state, const key *k, entry **out) {
+  if (state->count >= FILL_LIMIT) {
+    for (int i = 0; i < SLOTS; i++) entry_clear(&state->slots[i]);
+    state->count = 0;
+  }
+  size_t at = key_hash(k) % SLOTS;
+  while (state->slots[at].used && !key_equal(&state->slots[at].key, k)) at = (at + 1) % SLOTS;
+  *out = &state->slots[at];
+  if ((*out)->used) return NP_OK;
+  np_status st = entry_make(state, k, *out);
+  if (st != NP_OK)
+    return np_error_context(st, "matrix product %lld x %lld x %lld", (long long)k->shape.m, (long long)k->shape.n,
+                            (long long)k->shape.k);
+  state->count++;
+  return NP_OK;
+}
+
+np_status np_cpu_matmul(np_ops *ops, const np_matmul *shape, const void *a, const void *b, const float *bias, void *c) {
+  np_status st = NP_OK;
+  cache *state = np_cpu_of(ops)->matmul;
+  entry *e;
+  key k = {.shape = *shape, .bias = bias != NULL};
+  if (shape->m == 0 || shape->n == 0) return NP_OK;
+  NP_TRY(find(state, &k, &e));
+  /* oneDNN takes inputs through void * but does not write to them. */
+  TRY_DNNL(dnnl_memory_set_data_handle(e->a, (void *)(uintptr_t)a));
+  TRY_DNNL(dnnl_memory_set_data_handle(e->b, (void *)(uintptr_t)b));
+  TRY_DNNL(dnnl_memory_set_data_handle(e->c, c));
+  if (bias) TRY_DNNL(dnnl_memory_set_data_handle(e->bias, (void *)(uintptr_t)bias));
+  dnnl_exec_arg_t args[] = {
+      {DNNL_ARG_SRC, e->a}, {DNNL_ARG_WEIGHTS, e->b}, {DNNL_ARG_DST, e->c}, {DNNL_ARG_BIAS, e->bias}};
+  TRY_DNNL(dnnl_primitive_execute(e->primitive, state->stream, bias ? 4 : 3, args));
+  TRY_DNNL(dnnl_stream_wait(state->stream));
+out:
+  return st;
+}
