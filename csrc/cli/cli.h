@@ -24,6 +24,7 @@ int np_cli_plan(int argc, char **argv);
 int np_cli_inspect(int argc, char **argv);
 int np_cli_report(int argc, char **argv);
 int np_cli_synth(int argc, char **argv);
+int np_cli_bench(int argc, char **argv);
 int np_cli_doctor(int argc, char **argv);
 
 #endif

@@ -20,6 +20,7 @@ static const struct command {
     {"inspect", "what a checkpoint or a weight file holds", np_cli_inspect},
     {"report", "write a run's report.html", np_cli_report},
     {"synth", "make a labelled set of textured shapes to try things on", np_cli_synth},
+    {"bench", "how fast this machine trains", np_cli_bench},
     {"doctor", "what was built in and what this machine has", np_cli_doctor},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

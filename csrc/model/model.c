@@ -232,13 +232,15 @@ out:
   return st;
 }
 
+static bool standardised(const np_model *m) { return m->config.pixel_target == NP_TARGET_STANDARDISED; }
+
 np_status np_model_train(np_model *m, int64_t targets, bool first) {
   np_status st = NP_OK;
   if (targets < 1 || m->rows < 1)
     return np_error(NP_ERR_ARGUMENT, "no patch of this batch is a target: every prefix covers its image");
   NP_TRY(forward(m));
-  NP_TRY(m->ops->pixel_loss(m->ops, &m->pixels, m->rows, m->index, true, 1.0f / (float)targets, m->pred, m->pred,
-                            m->loss, !first));
+  NP_TRY(m->ops->pixel_loss(m->ops, &m->pixels, m->rows, m->index, standardised(m), 1.0f / (float)targets, m->pred,
+                            m->pred, m->loss, !first));
   NP_TRY(np_pixel_head_backward(m, !first));
   NP_TRY(np_trunk_backward(m, !first));
 out:
@@ -248,7 +250,8 @@ out:
 np_status np_model_loss(np_model *m, bool first) {
   np_status st = NP_OK;
   NP_TRY(forward(m));
-  NP_TRY(m->ops->pixel_loss(m->ops, &m->pixels, m->rows, m->index, true, 0.0f, m->pred, NULL, m->loss, !first));
+  NP_TRY(
+      m->ops->pixel_loss(m->ops, &m->pixels, m->rows, m->index, standardised(m), 0.0f, m->pred, NULL, m->loss, !first));
 out:
   return st;
 }

@@ -15,6 +15,7 @@
 typedef enum np_precision { NP_PRECISION_AUTO, NP_PRECISION_FP32, NP_PRECISION_BF16 } np_precision;
 typedef enum np_backend { NP_BACKEND_AUTO, NP_BACKEND_CPU, NP_BACKEND_CUDA } np_backend;
 typedef enum np_head_block { NP_HEAD_MLP, NP_HEAD_L3M } np_head_block;
+typedef enum np_pixel_target { NP_TARGET_STANDARDISED, NP_TARGET_RAW } np_pixel_target;
 typedef enum np_resume { NP_RESUME_AUTO, NP_RESUME_NEVER, NP_RESUME_MUST } np_resume;
 typedef enum np_recipe_interpolation { NP_RECIPE_BILINEAR, NP_RECIPE_BICUBIC } np_recipe_interpolation;
 
@@ -33,6 +34,7 @@ typedef struct np_recipe_model {
   int head_width;        /* E; multiple of 4 */
   int head_blocks;       /* M */
   np_head_block head_block;
+  np_pixel_target pixel_target; /* what the loss compares with: each patch standardised by itself, or as the image was normalised */
   double pixel_mean[3], pixel_std[3]; /* of pixels in [0, 1]; the first `channels` count */
 } np_recipe_model;
 

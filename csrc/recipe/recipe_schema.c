@@ -37,6 +37,7 @@ static const cyaml_strval_t backends[] = {
 static const cyaml_strval_t precisions[] = {
     {"auto", NP_PRECISION_AUTO}, {"fp32", NP_PRECISION_FP32}, {"bf16", NP_PRECISION_BF16}};
 static const cyaml_strval_t head_blocks[] = {{"mlp", NP_HEAD_MLP}, {"l3m", NP_HEAD_L3M}};
+static const cyaml_strval_t pixel_targets[] = {{"standardised", NP_TARGET_STANDARDISED}, {"raw", NP_TARGET_RAW}};
 static const cyaml_strval_t interpolations[] = {{"bilinear", NP_RECIPE_BILINEAR}, {"bicubic", NP_RECIPE_BICUBIC}};
 static const cyaml_strval_t resumes[] = {
     {"auto", NP_RESUME_AUTO}, {"never", NP_RESUME_NEVER}, {"must", NP_RESUME_MUST}};
@@ -60,6 +61,8 @@ const np_key np_keys[] = {
     ONE(model.head_width, FROM(4, 65536), "2048", "width of the pixel head; multiple of 4"),
     ONE(model.head_blocks, FROM(1, NP_MAX_LAYERS), "12", "blocks of the pixel head"),
     CHOICE(model.head_block, head_blocks, "l3m", "mlp: as in the paper; l3m: as in the released training code"),
+    CHOICE(model.pixel_target, pixel_targets, "standardised",
+           "standardised: each patch by its own mean and deviation; raw: as normalised"),
     FIXED(model.pixel_mean, FROM(0, 1), "[0.485, 0.456, 0.406]", "of pixels in [0, 1]; the first `channels` count"),
     FIXED(model.pixel_std, ABOVE(0, 1), "[0.229, 0.224, 0.225]", "of pixels in [0, 1]; the first `channels` count"),
 

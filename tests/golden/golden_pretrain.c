@@ -56,7 +56,8 @@ static void read_sizes(fixture *f) {
   c->head_width = (int)golden_number(json, "head_embed_dim");
   c->head_blocks = (int)golden_number(json, "head_num_blocks");
   c->head_block = block && strcmp(block, "mlp") == 0 ? NP_HEAD_MLP : NP_HEAD_L3M;
-  c->norm_pix_loss = !cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(json, "norm_pix_loss"));
+  c->pixel_target =
+      cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(json, "norm_pix_loss")) ? NP_TARGET_RAW : NP_TARGET_STANDARDISED;
   f->optim.lr = golden_number(json, "lr");
   f->optim.lr_start = golden_number(json, "lr_start");
   f->optim.weight_decay = golden_number(json, "weight_decay");
@@ -162,7 +163,7 @@ static np_status run_steps(fixture *f) {
     goto out;
   }
   for (int step = 0; step < f->steps; step++) {
-    const int32_t *prefix;
+    const int32_t *prefix = NULL;
     double sum, norm, lr = np_schedule_lr(&f->schedule, step), want;
     bool applied;
     memcpy(&want, (const double *)rates->data + step, sizeof want);
