@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """AIM pretraining in PyTorch: the peer against which nextpatch's training step is timed.
 
-The same model, loss and update as nextpatch from the same recipe, written as a careful PyTorch user would: SDPA, fused AdamW,
-foreach clipping, autocast. Nothing is slowed down for the comparison; whatever PyTorch offers to be faster is a flag here.
+The same model, loss and update as nextpatch from the same recipe, written as a careful PyTorch user would: SDPA, fused
+AdamW, foreach clipping, autocast. Nothing is slowed down for the comparison; what may make PyTorch faster is a flag.
 
     aim_torch.py recipes/cifar10.yaml --precision bf16 --batch 128      time the step; one JSON line on stdout
-    aim_torch.py --golden DIR/pretrain-l3m                              prove that it is the same model; exit 1 when it is not
+    aim_torch.py --golden DIR/pretrain-l3m                              prove that the model is the same, or exit 1
 
 Needs torch and, for recipes, PyYAML. Letters in shapes: B images, N patches, D width, E head width, h heads, T = B*N.
 """
@@ -25,6 +25,7 @@ import time
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 # ---- settings --------------------------------------------------------------------------------------------------------
@@ -84,7 +85,8 @@ class Settings:
 class Shape:
     """The sizes of one model."""
 
-    def __init__(self, size, patch, channels, width, blocks, heads, mlp_ratio, eps, head_width, head_blocks, head_block):
+    def __init__(self, size, patch, channels, width, blocks, heads, mlp_ratio, eps, head_width, head_blocks,
+                 head_block):
         self.height, self.width_px = size
         self.patch, self.channels, self.mlp_ratio, self.eps = patch, channels, mlp_ratio, eps
         self.width, self.blocks, self.heads = width, blocks, heads
@@ -112,7 +114,7 @@ class Shape:
 
 
 def sincos_table(grid, width):
-    """[N, width]: the first half of the columns encodes the patch's column, the other its row; each half sin, then cos."""
+    """[N, width]: half of the columns encodes the patch's column, half its row; each half sin, then cos."""
     rate = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [position.reshape(-1, 1) * rate for position in (columns, rows)]
@@ -140,6 +142,8 @@ class Preprocessor(nn.Module):
 
 
 class Attention(nn.Module):
+    kind = "sdpa"  # what --attention chose, for every layer
+
     def __init__(self, shape):
         super().__init__()
         self.heads = shape.heads
@@ -149,7 +153,14 @@ class Attention(nn.Module):
     def forward(self, x, mask):  # [B, N, D], [B, 1, N, N]
         batch, tokens, width = x.shape
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B, h, N, d]
+        if self.kind == "fp32":
+            with torch.autocast(x.device.type, enabled=False):
+                x = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+        elif self.kind == "math":
+            with sdpa_kernel(SDPBackend.MATH):
+                x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        else:
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B, h, N, d]
         return self.proj(x.transpose(1, 2).reshape(batch, tokens, width))
 
 
@@ -254,7 +265,7 @@ def prefix_causal_mask(prefix, tokens):
 
 
 def targets_of(images, patch):
-    """[B, N, P*P*C]: patches in (row, column, channel) order, each standardised by its own mean and unbiased variance."""
+    """[B, N, P*P*C]: patches in (row, column, channel) order, each standardised (variance unbiased)."""
     batch, channels, height, width = images.shape
     t = images.view(batch, channels, height // patch, patch, width // patch, patch)
     t = t.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, patch * patch * channels)
@@ -306,7 +317,8 @@ class Trainer:
         tokens = self.model.shape.tokens
         mask = prefix_causal_mask(prefix, tokens)
         if self.options.mask == "additive":
-            dtype = torch.float32 if self.options.precision == "fp32" else torch.bfloat16
+            low = self.options.precision == "bf16" and self.options.attention != "fp32"
+            dtype = torch.bfloat16 if low else torch.float32
             mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -math.inf)
         counted = counted_tokens(prefix, tokens)
         kept = counted.flatten().nonzero().flatten() if self.options.head_loss_tokens else None
@@ -351,7 +363,8 @@ def measure(options):
     # A few batches made beforehand: no loading in the timing, and no step sees the prefix lengths of the one before.
     low, high = settings["data.prefix"]
     high = shape.tokens - 1 if high == -1 else high
-    batches = [(torch.randint(0, 256, (batch, shape.channels, shape.height, shape.width_px), dtype=torch.uint8).to(device),
+    size = (batch, shape.channels, shape.height, shape.width_px)
+    batches = [(torch.randint(0, 256, size, dtype=torch.uint8).to(device),
                 torch.randint(low, high + 1, (batch,)).to(device)) for _ in range(4)]
     mean, std = (torch.tensor(settings[f"model.pixel_{s}"][: shape.channels], device=device).view(1, -1, 1, 1)
                  for s in ("mean", "std"))
@@ -374,12 +387,13 @@ def measure(options):
     median = statistics.median(seconds)
     result = {
         "median_s": median, "images_per_s": batch / median, "min_s": min(seconds), "max_s": max(seconds),
-        "loss": loss, "batch": batch, "precision": options.precision, "parameters": sum(p.numel() for p in model.parameters()),
+        "loss": loss, "batch": batch, "precision": options.precision,
+        "parameters": sum(p.numel() for p in model.parameters()),
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "torch": torch.__version__, "threads": torch.get_num_threads(), "device": options.device,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(), "steps": options.steps, "warmup": options.warmup,
         "compile": options.compile, "head_loss_tokens": options.head_loss_tokens, "mask": options.mask,
-        "checkpointing": options.checkpointing, "autocast_cache": not options.no_autocast_cache,
+        "attention": options.attention, "checkpointing": options.checkpointing, "autocast_cache": not options.no_autocast_cache,
         "keep_memory": not options.no_keep_memory, "recipe": options.recipe, "overrides": options.overrides,
     }
     if device.type == "cuda":
@@ -431,7 +445,8 @@ def check(options):
     model.to(options.device)
     trainer = Trainer(model, options, 0.0, case["betas"], case["adam_eps"], case["weight_decay"], case["grad_clip"])
 
-    errors = {"positions": max(float((sincos_table(model.shape.grid, t.shape[1]) - t).abs().max()) for t in tables.values()),
+    errors = {"positions": max(float((sincos_table(model.shape.grid, t.shape[1]) - t).abs().max())
+                               for t in tables.values()),
               "pred": 0.0, "loss": 0.0, "grad_norm": 0.0, "grad": 0.0, "final": 0.0}
     for step in range(case["steps"]):
         images, prefix = (inputs[name][step].to(options.device) for name in ("images", "prefix_len"))
@@ -468,7 +483,8 @@ def main():
     parser.add_argument("recipe", nargs="?", help="a nextpatch recipe (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, as nextpatch takes them")
     parser.add_argument("--golden", metavar="DIR", help="check against a pretrain golden case instead of timing")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], help="bf16: autocast over fp32 weights; default: the recipe's")
+    parser.add_argument("--precision", choices=["fp32", "bf16"],
+                        help="bf16: autocast over fp32 weights; default: the recipe's")
     parser.add_argument("--batch", type=int, help="images a step; default: train.batch")
     parser.add_argument("--steps", type=int, default=5, help="timed steps")
     parser.add_argument("--warmup", type=int, default=2, help="steps before the timing starts")
@@ -477,6 +493,8 @@ def main():
     parser.add_argument("--compile", action="store_true", help="torch.compile the model and the loss")
     parser.add_argument("--head-loss-tokens", action="store_true", help="gather the tokens of the loss before the head")
     parser.add_argument("--mask", choices=["bool", "additive"], default="bool", help="how SDPA is given the mask")
+    parser.add_argument("--attention", choices=["sdpa", "fp32", "math"], default="sdpa",
+                        help="fp32: SDPA outside autocast; math: its unfused backend, on a CPU often faster")
     parser.add_argument("--checkpointing", action="store_true", help="recompute the blocks in the backward pass")
     parser.add_argument("--no-autocast-cache", action="store_true",
                         help="cast weights at each use; saves 2 bytes a parameter where a weight is used once a pass")
@@ -486,6 +504,7 @@ def main():
         parser.error("give a recipe or --golden DIR")
     if options.steps < 1 or options.warmup < 0:
         parser.error("--steps is at least 1, --warmup at least 0")
+    Attention.kind = options.attention
     if not options.no_keep_memory:
         reuse_freed_memory()
     check(options) if options.golden else measure(options)
