@@ -1,6 +1,7 @@
 #include "cli/cli.h"
 #include "cli/options.h"
 #include "np_build_config.h"
+#include "ops/ops.h"
 #include "util/build.h"
 #include "util/machine.h"
 
@@ -110,6 +111,8 @@ static void report_processor(cJSON *to) {
   }
   say(to, "instruction sets", "%s", *found ? found : "none of note");
   say(to, "matrix products (oneDNN)", "%s", onednn_isa());
+  say(to, "other loops", "%s", np_cpu_isa_name());
+  say(to, "bf16", "%s", np_cpu_has_bf16() ? "yes: precision auto takes it" : "no: precision auto takes fp32");
 #ifdef _OPENMP
   say(to, "OpenMP threads", "%d", omp_get_max_threads());
 #else
