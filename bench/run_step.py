@@ -71,6 +71,7 @@ def run(command, timeout):
 
 def commands_of(options, precision, torch_found):
     ours = [options.program, "bench", "step", options.recipe] + options.overrides + [f"precision={precision}"]
+    ours += ["--json", f"steps={options.steps}", f"warmup={options.warmup}"]
     ours += ([f"threads={options.threads}"] if options.threads else []) + shlex.split(options.program_args)
     commands = {"nextpatch": ours}
     for variant in options.variants if torch_found else []:
@@ -135,8 +136,8 @@ def main():
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="given to both programs")
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=3, help="times each program is started")
-    parser.add_argument("--steps", type=int, default=5, help="timed steps of the peer in one start")
-    parser.add_argument("--warmup", type=int, default=2, help="steps of the peer before the timing")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps in one start")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before the timing")
     parser.add_argument("--threads", type=int, default=0, help="of both; default: the recipe's")
     usual = [name for name in VARIANTS if name.startswith(("torch-loss", "torch-math")) or name == "torch"]
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=usual)

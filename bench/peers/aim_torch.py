@@ -36,6 +36,7 @@ DEFAULTS = {
     "model.mlp_ratio": 4,
     "model.norm_eps": 1e-5,
     "model.head_block": "l3m",
+    "model.pixel_target": "standardised",
     "model.pixel_mean": [0.485, 0.456, 0.406],
     "model.pixel_std": [0.229, 0.224, 0.225],
     "data.prefix": [1, -1],
@@ -343,6 +344,8 @@ def reuse_freed_memory():
 def measure(options):
     settings = Settings(options.recipe, options.overrides)
     shape = Shape.of_recipe(settings)
+    if settings["model.pixel_target"] != "standardised":
+        sys.exit(f"error: model.pixel_target {settings['model.pixel_target']}: the peer has only standardised")
     if options.precision is None:
         options.precision = settings["precision"]
     if options.precision not in ("fp32", "bf16"):
@@ -393,7 +396,8 @@ def measure(options):
         "torch": torch.__version__, "threads": torch.get_num_threads(), "device": options.device,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(), "steps": options.steps, "warmup": options.warmup,
         "compile": options.compile, "head_loss_tokens": options.head_loss_tokens, "mask": options.mask,
-        "attention": options.attention, "checkpointing": options.checkpointing, "autocast_cache": not options.no_autocast_cache,
+        "attention": options.attention, "checkpointing": options.checkpointing,
+        "autocast_cache": not options.no_autocast_cache,
         "keep_memory": not options.no_keep_memory, "recipe": options.recipe, "overrides": options.overrides,
     }
     if device.type == "cuda":
