@@ -17,6 +17,7 @@ typedef enum np_backend { NP_BACKEND_AUTO, NP_BACKEND_CPU, NP_BACKEND_CUDA } np_
 typedef enum np_head_block { NP_HEAD_MLP, NP_HEAD_L3M } np_head_block;
 typedef enum np_pixel_target { NP_TARGET_STANDARDISED, NP_TARGET_RAW } np_pixel_target;
 typedef enum np_resume { NP_RESUME_AUTO, NP_RESUME_NEVER, NP_RESUME_MUST } np_resume;
+typedef enum np_yes_no { NP_NO, NP_YES } np_yes_no; /* true and false in YAML: a choice is the size of an int */
 typedef enum np_recipe_interpolation { NP_RECIPE_BILINEAR, NP_RECIPE_BICUBIC } np_recipe_interpolation;
 
 enum { NP_MAX_GRID = 32, NP_MAX_LAYERS = 128 };
@@ -72,6 +73,7 @@ typedef struct np_recipe_checkpoint {
   int64_t every;       /* steps between checkpoints; the last step always writes one */
   int keep_last;       /* newest checkpoints kept */
   int64_t keep_every;  /* also keep each whose step is a multiple; 0: none */
+  np_yes_no fallback;  /* where the newest checkpoint is damaged go on from the one before, instead of stopping */
 } np_recipe_checkpoint;
 
 typedef struct np_recipe_run {

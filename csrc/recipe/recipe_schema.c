@@ -41,6 +41,7 @@ static const cyaml_strval_t pixel_targets[] = {{"standardised", NP_TARGET_STANDA
 static const cyaml_strval_t interpolations[] = {{"bilinear", NP_RECIPE_BILINEAR}, {"bicubic", NP_RECIPE_BICUBIC}};
 static const cyaml_strval_t resumes[] = {
     {"auto", NP_RESUME_AUTO}, {"never", NP_RESUME_NEVER}, {"must", NP_RESUME_MUST}};
+static const cyaml_strval_t yes_no[] = {{"false", NP_NO}, {"true", NP_YES}};
 
 /* Defaults: the released AIMv1-600M configuration where it has the key. Keys of one section stand together. The upper
  * limits of sizes are where products of them would leave 32 bits, far above anything sensible. */
@@ -100,6 +101,8 @@ const np_key np_keys[] = {
     ONE(checkpoint.every, FROM(1, 1e12), "1000", "steps between checkpoints; the last step always writes one"),
     ONE(checkpoint.keep_last, FROM(1, 1e9), "2", "newest checkpoints kept"),
     ONE(checkpoint.keep_every, FROM(0, 1e12), "0", "also keep each whose step is a multiple of this; 0: none"),
+    CHOICE(checkpoint.fallback, yes_no, "false",
+           "true: where the newest checkpoint is damaged, go on from the one before"),
 
     ONE(run.dir, ANY, "''", "folder that everything of the run is written to"),
     CHOICE(run.resume, resumes, "auto", "from the newest good checkpoint; auto: where there is one"),

@@ -1,0 +1,94 @@
+/* What a run says before it takes any memory. */
+#include "train/trainer.h"
+#include "util/log.h"
+#include "util/machine.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <xxhash.h>
+
+/* "1.23 GiB" or "4.5 MiB". */
+static const char *bytes_text(size_t bytes, char text[24]) {
+  double b = (double)bytes;
+  if (b >= 1e9) snprintf(text, 24, "%.2f GiB", b / (double)(1 << 30));
+  else snprintf(text, 24, "%.1f MiB", b / (double)(1 << 20));
+  return text;
+}
+
+size_t np_trainer_loader_bytes(const np_recipe *recipe) {
+  const np_recipe_model *m = &recipe->model;
+  size_t image = (size_t)m->image_size[0] * (size_t)m->image_size[1] * (size_t)m->channels;
+  size_t numbers = sizeof(int64_t) + 2 * sizeof(int32_t); /* index, prefix, label */
+  return ((size_t)recipe->data.prefetch + 1) * (size_t)recipe->train.batch * (image + numbers);
+}
+
+size_t np_trainer_staging_bytes(const np_params *params) { return 2 * (size_t)params->total * sizeof(float); }
+
+uint64_t np_trainer_listing(const np_dataset *dataset, const char *root) {
+  uint64_t hash = 0;
+  size_t skip = strlen(root);
+  for (int64_t i = 0; i < dataset->count; i++) {
+    const np_sample *s = &dataset->samples[i];
+    const char *name = strncmp(s->path, root, skip) == 0 ? s->path + skip : s->path;
+    name += strspn(name, "/");
+    hash = XXH3_64bits_withSeed(name, strlen(name), hash + (uint64_t)(s->label + 1));
+  }
+  return hash;
+}
+
+static void announce_precision(const np_trainer *t) {
+  const char *why = "as the recipe asks";
+  if (t->recipe->precision == NP_PRECISION_AUTO)
+    why = t->act == NP_BF16 ? "precision: auto, this processor multiplies bf16 natively"
+                            : "precision: auto, this processor has no native bf16 products";
+  np_info("precision: %s (%s)", t->act == NP_BF16 ? "bf16, fp32 master weights" : "fp32", why);
+}
+
+static void announce_model(const np_trainer *t, const np_params *params) {
+  const np_recipe_model *m = &t->recipe->model;
+  int64_t head = 0;
+  for (int i = 0; i < params->count; i++)
+    if (params->items[i].offset < params->trunk) head += params->items[i].count;
+  np_info("model: %.2f M parameters (trunk %.2f M, pixel head %.2f M), %d patches of %dx%dx%d an image",
+          (double)params->elements * 1e-6, (double)(params->elements - head) * 1e-6, (double)head * 1e-6,
+          np_recipe_tokens(m), m->patch_size, m->patch_size, m->channels);
+}
+
+static np_status announce_memory(const np_trainer *t, const np_params *params) {
+  np_status st = NP_OK;
+  np_memory_plan plan;
+  np_model_options options = {.batch = t->state.micro_batch, .head = true, .train = true};
+  char text[8][24];
+  size_t loader = np_trainer_loader_bytes(t->recipe), staging = np_trainer_staging_bytes(params);
+  NP_TRY(np_model_plan(&t->recipe->model, &options, t->act, &plan));
+  size_t total = plan.total + loader + staging;
+  int64_t available = np_machine_memory_available();
+  np_info("memory: %s = weights %s + gradients %s + moments %s + activations %s + batches %s + checkpoint copy %s",
+          bytes_text(total, text[0]), bytes_text(plan.weights + plan.low, text[1]), bytes_text(plan.gradients, text[2]),
+          bytes_text(plan.moments, text[3]), bytes_text(plan.activations, text[4]),
+          bytes_text(plan.batch + loader, text[5]), bytes_text(staging, text[6]));
+  if (available > 0 && total > (size_t)available)
+    st = np_error(
+        NP_ERR_MEMORY,
+        "the run needs %s of memory and this machine grants %s; a smaller train.micro_batch (now %d) takes less",
+        text[0], bytes_text((size_t)available, text[7]), t->state.micro_batch);
+out:
+  return st;
+}
+
+np_status np_trainer_announce(const np_trainer *t) {
+  np_status st = NP_OK;
+  np_params params = {0};
+  const np_recipe_train *train = &t->recipe->train;
+  NP_TRY(np_params_layout(&t->recipe->model, true, &params));
+  announce_model(t, &params);
+  np_info("data: %" PRId64 " images in '%s'; %" PRId64 " steps of %d images are %.1f epochs", t->dataset->count,
+          t->recipe->data.train, train->steps, train->batch,
+          (double)train->steps * train->batch / (double)t->dataset->count);
+  announce_precision(t);
+  st = announce_memory(t, &params);
+out:
+  np_params_free(&params);
+  return st;
+}

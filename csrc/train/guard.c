@@ -1,0 +1,106 @@
+#include "train/guard.h"
+
+#include "util/file.h"
+#include "util/log.h"
+
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+static np_status essence(const np_recipe *recipe, np_precision precision, bool probe, char **out) {
+  np_status st = NP_OK;
+  np_recipe *defaults = NULL;
+  char empty[] = "";
+  NP_TRY(np_recipe_load(NULL, NULL, 0, &defaults));
+  np_recipe kept = *defaults; /* borrows strings; never freed itself */
+  kept.seed = recipe->seed;
+  kept.precision = precision;
+  kept.model = recipe->model;
+  kept.data = recipe->data;
+  kept.data.train = empty;
+  kept.data.workers = defaults->data.workers;
+  kept.data.prefetch = defaults->data.prefetch;
+  kept.data.max_bad_share = defaults->data.max_bad_share;
+  kept.optim = recipe->optim;
+  kept.train.steps = recipe->train.steps;
+  kept.train.batch = recipe->train.batch;
+  if (probe) kept.probe = recipe->probe;
+  st = np_recipe_dump(&kept, out);
+out:
+  np_recipe_free(defaults);
+  return st;
+}
+
+static np_precision precision_of(np_dtype act) { return act == NP_BF16 ? NP_PRECISION_BF16 : NP_PRECISION_FP32; }
+
+np_status np_guard_recipe(const np_recipe *recipe, np_dtype act, char **out) {
+  return essence(recipe, precision_of(act), true, out);
+}
+
+static int line_length(const char *text) { return (int)strcspn(text, "\n"); }
+
+/* Walk two dumps of the same keys line by line ("section:", "  key: value") and list the keys whose lines differ. */
+static char *differences(const char *now, const char *then) {
+  char *list = np_format("%s", ""), section[64] = "";
+  while (*now && *then) {
+    int n = line_length(now), m = line_length(then);
+    if (now[0] != ' ') section[0] = 0;
+    if (n > 0 && now[n - 1] == ':' && now[0] != ' ') strcat(strncat(section, now, (size_t)(n < 60 ? n - 1 : 59)), ".");
+    if (n != m || strncmp(now, then, (size_t)n) != 0) {
+      const char *key = now + strspn(now, " "), *value = memchr(then, ':', (size_t)m);
+      int from = value ? (int)(value - then) + 1 + (value[1] == ' ') : m;
+      char *longer = np_format("%s%s%s%.*s (was %.*s)", list, *list ? ", " : "", section, (int)(now + n - key), key,
+                               m - from, then + from);
+      free(list);
+      list = longer;
+    }
+    now += n + (now[n] == '\n');
+    then += m + (then[m] == '\n');
+  }
+  return list;
+}
+
+static np_status check_recipe(const np_recipe *recipe, np_dtype act, const np_checkpoint *checkpoint) {
+  np_status st = NP_OK;
+  np_recipe *old = NULL;
+  char *now = NULL, *then = NULL, *list = NULL;
+  NP_TRY(np_recipe_parse(checkpoint->recipe, strlen(checkpoint->recipe), checkpoint->path, NULL, 0, &old));
+  NP_TRY(essence(recipe, precision_of(act), false, &now));
+  NP_TRY(essence(old, old->precision, false, &then));
+  if (!strcmp(now, then)) goto out;
+  list = differences(now, then);
+  st = np_error(
+      NP_ERR_ARGUMENT,
+      "the recipe differs from that of checkpoint '%s': %s; set these back, or start anew with another run.dir",
+      checkpoint->path, list);
+out:
+  free(list);
+  free(then);
+  free(now);
+  np_recipe_free(old);
+  return st;
+}
+
+np_status np_guard_check(const np_recipe *recipe, np_dtype act, const np_checkpoint_state *state,
+                         const np_checkpoint *checkpoint) {
+  np_status st = NP_OK;
+  const np_checkpoint_state *old = &checkpoint->state;
+  NP_TRY(check_recipe(recipe, act, checkpoint));
+  if (state->images != old->images || state->listing != old->listing) {
+    st = np_error(NP_ERR_ARGUMENT,
+                  "data.train '%s' holds other images than checkpoint '%s' was trained on (%" PRId64
+                  " files, then %" PRId64 "%s); give the same folder, or start anew with another run.dir",
+                  recipe->data.train, checkpoint->path, state->images, old->images,
+                  state->images == old->images ? ", with other names" : "");
+    goto out;
+  }
+  if (state->threads != old->threads)
+    np_warn("%d threads, the checkpoint was made with %d: the same mathematics, but not the same bits", state->threads,
+            old->threads);
+  if (state->micro_batch != old->micro_batch)
+    np_warn("micro-batches of %d, the checkpoint was made with %d: the same mathematics, but not the same bits",
+            state->micro_batch, old->micro_batch);
+out:
+  return st;
+}

@@ -1,0 +1,20 @@
+/* Which keys of a recipe decide the weights, and whether a run may go on from a checkpoint. */
+#ifndef NP_TRAIN_GUARD_H
+#define NP_TRAIN_GUARD_H
+
+#include "recipe/recipe.h"
+#include "train/checkpoint.h"
+#include "util/dtype.h"
+#include "util/status.h"
+
+/* The recipe as YAML with everything that does not decide the weights (paths, logging, checkpoints, workers, threads)
+ * at its default and `act` as the precision: what a weight file carries, so that equal weights are equal files wherever
+ * they were made. The probe section is kept. malloc'ed. */
+np_status np_guard_recipe(const np_recipe *recipe, np_dtype act, char **out);
+
+/* NP_ERR_ARGUMENT naming the keys that differ from the checkpoint's, or the data, when going on would train something
+ * else. Threads and micro-batch change bits only: a warning. `state` is the present run's. */
+np_status np_guard_check(const np_recipe *recipe, np_dtype act, const np_checkpoint_state *state,
+                         const np_checkpoint *checkpoint);
+
+#endif

@@ -1,0 +1,173 @@
+/* One step after the other. */
+#include "optim/schedule.h"
+#include "train/interrupt.h"
+#include "train/progress.h"
+#include "train/trainer.h"
+#include "util/file.h"
+#include "util/log.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdbool.h>
+#include <string.h>
+#include <time.h>
+
+/* Speed since the last metric line and since this start. */
+typedef struct pace {
+  double start, last; /* monotonic seconds */
+  double before;      /* seconds of earlier starts of the run */
+  int64_t start_step, last_step;
+  double last_wait;
+} pace;
+
+static double seconds_now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* ---- checkpoints ------------------------------------------------------------------------------------------------- */
+
+static np_status fetch_weights(void *context, float *out) {
+  np_trainer *t = context;
+  return np_model_get_weights(t->model, out);
+}
+
+static np_status fetch_moments(void *context, float *first, float *second) {
+  np_trainer *t = context;
+  return np_optimiser_get(t->optimiser, first, second);
+}
+
+static np_status save(np_trainer *t) {
+  np_status st = NP_OK;
+  const np_checkpoint_content content = {
+      .state = t->state,
+      .params = np_model_params(t->model),
+      .recipe = t->essence,
+      .staging = t->staging,
+      .weights = fetch_weights,
+      .moments = fetch_moments,
+      .context = t,
+  };
+  if (t->saved == t->state.step) goto out;
+  NP_TRY(np_checkpoint_save(t->recipe->run.dir, &content));
+  t->saved = t->state.step;
+  np_debug("checkpoint of step %" PRId64, t->saved);
+  st = np_checkpoint_prune(t->recipe->run.dir, t->recipe->checkpoint.keep_last, t->recipe->checkpoint.keep_every);
+out:
+  return st;
+}
+
+/* ---- a step ------------------------------------------------------------------------------------------------------ */
+
+/* Loss and gradients of the whole batch, one micro-batch at a time. The quotient is by the targets of the whole batch,
+ * so the result does not depend, but for rounding, on how it is cut. */
+static np_status gradients(np_trainer *t, const np_batch *batch, double *loss) {
+  np_status st = NP_OK;
+  const np_recipe_model *m = &t->recipe->model;
+  size_t image = (size_t)m->image_size[0] * (size_t)m->image_size[1] * (size_t)m->channels;
+  int64_t targets = np_model_targets(m, batch->count, batch->prefix);
+  for (int at = 0; at < batch->count; at += t->state.micro_batch) {
+    int count = batch->count - at < t->state.micro_batch ? batch->count - at : t->state.micro_batch;
+    NP_TRY(np_model_feed(t->model, count, batch->pixels + (size_t)at * image, NULL, batch->prefix + at));
+    NP_TRY(np_model_train(t->model, targets, at == 0));
+  }
+  NP_TRY(np_model_read_loss(t->model, loss));
+  *loss /= (double)targets;
+out:
+  return st;
+}
+
+static np_status step(np_trainer *t, const np_batch *batch, np_metric *metric) {
+  np_status st = NP_OK;
+  const np_recipe_optim *o = &t->recipe->optim;
+  const np_schedule schedule = {o->lr, o->lr_start, o->lr_end, o->warmup, t->recipe->train.steps};
+  bool applied = false;
+  metric->lr = np_schedule_lr(&schedule, t->state.step);
+  metric->grad_norm = NAN;
+  NP_TRY(gradients(t, batch, &metric->loss));
+  if (isfinite(metric->loss))
+    NP_TRY(np_optimiser_step(t->optimiser, np_model_weights(t->model), np_model_gradients(t->model),
+                             np_model_low(t->model), metric->lr, &metric->grad_norm, &applied));
+  t->state.step++;
+  t->state.applied += applied;
+  t->state.bad_in_row = applied ? 0 : t->state.bad_in_row + 1;
+  if (applied) goto out;
+  np_warn("step %" PRId64 " was not applied: loss %g, gradient norm %g", t->state.step, metric->loss,
+          metric->grad_norm);
+  if (t->state.bad_in_row >= t->recipe->train.max_bad_steps)
+    st = np_error(NP_ERR_NUMERIC,
+                  "%d steps in a row had a non-finite loss or gradient, the last was step %" PRId64
+                  " (train.max_bad_steps); a lower optim.lr or longer optim.warmup may help",
+                  t->state.bad_in_row, t->state.step);
+out:
+  return st;
+}
+
+/* ---- telling ----------------------------------------------------------------------------------------------------- */
+
+static void measure(np_trainer *t, pace *p, np_metric *metric) {
+  np_loader_stats stats = np_loader_stats_read(t->loader);
+  double now = seconds_now(), elapsed = fmax(now - p->last, 1e-9);
+  int batch = t->recipe->train.batch;
+  metric->step = t->state.step;
+  metric->epoch = (double)t->state.step * batch / (double)t->dataset->count;
+  metric->images_per_s = (double)(t->state.step - p->last_step) * batch / elapsed;
+  metric->gflops = metric->images_per_s * np_model_flops(&t->recipe->model, t->recipe->data.prefix, false) * 1e-9;
+  metric->data_wait_share = (stats.wait_seconds - p->last_wait) / elapsed;
+  metric->seconds = t->state.seconds = p->before + now - p->start;
+  metric->bad_images = stats.bad;
+  metric->skipped_steps = t->state.step - t->state.applied;
+}
+
+static np_status tell(np_trainer *t, pace *p, np_metric *metric) {
+  np_status st = NP_OK;
+  int64_t done = t->state.step, steps = t->recipe->train.steps;
+  measure(t, p, metric);
+  double each = (metric->seconds - p->before) / (double)(done - p->start_step);
+  np_progress_bar(metric, steps, each);
+  if (done % t->recipe->train.log_every != 0 && done != steps) goto out;
+  NP_TRY(np_metrics_put(t->metrics, metric));
+  np_progress_line(metric, steps, each);
+  p->last = p->start + metric->seconds - p->before;
+  p->last_step = done;
+  p->last_wait = np_loader_stats_read(t->loader).wait_seconds;
+out:
+  return st;
+}
+
+static np_status steps_until_done(np_trainer *t) {
+  np_status st = NP_OK;
+  const np_batch *batch;
+  double start = seconds_now();
+  pace p = {.start = start,
+            .last = start,
+            .before = t->state.seconds,
+            .start_step = t->state.step,
+            .last_step = t->state.step};
+  while (t->state.step < t->recipe->train.steps && !np_interrupt_signal()) {
+    np_metric metric = {0};
+    NP_TRY(np_loader_next(t->loader, &batch));
+    if (!batch) {
+      st = np_error(NP_ERR_FORMAT, "the data ended before step %" PRId64, t->state.step + 1);
+      goto out;
+    }
+    NP_TRY(step(t, batch, &metric));
+    NP_TRY(tell(t, &p, &metric));
+    if (t->state.step % t->recipe->checkpoint.every == 0 || t->state.step == t->recipe->train.steps) NP_TRY(save(t));
+  }
+out:
+  np_progress_end();
+  return st;
+}
+
+np_status np_trainer_run(np_trainer *t) {
+  np_status st = NP_OK;
+  NP_TRY(steps_until_done(t));
+  if (t->state.step == t->recipe->train.steps) goto out;
+  if (t->state.step > 0) NP_TRY(save(t));
+  st = np_error(NP_ERR_INTERRUPTED, "%s after step %" PRId64 " of %" PRId64 "; the same command goes on from there",
+                strsignal(np_interrupt_signal()), t->state.step, t->recipe->train.steps);
+out:
+  return st;
+}

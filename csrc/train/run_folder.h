@@ -1,0 +1,31 @@
+/* The folder of a run: one process at a time, and a record of what was started.
+ *
+ *   RUN/recipe.yaml   the whole recipe, defaults included       RUN/run.json   version, commit, seed, command line,
+ * host, … RUN/lock          held while a process trains               RUN/metrics.jsonl, RUN/events.out.tfevents.*
+ * (metrics.h)
+ */
+#ifndef NP_TRAIN_RUN_FOLDER_H
+#define NP_TRAIN_RUN_FOLDER_H
+
+#include "recipe/recipe.h"
+#include "util/dtype.h"
+#include "util/status.h"
+
+#include <stdint.h>
+
+/* Make the folder and lock it. NP_ERR_IO when another process holds the lock. *descriptor is closed by np_run_unlock; a
+ * killed process gives its lock back, too. */
+np_status np_run_lock(const char *run, int *descriptor);
+void np_run_unlock(int descriptor); /* -1 is fine */
+
+typedef struct np_run_record {
+  const char *command; /* as the user typed it; NULL: unknown */
+  np_dtype act;
+  int threads;
+  int64_t step; /* steps behind us at this start */
+} np_run_record;
+
+/* Write recipe.yaml and run.json. */
+np_status np_run_describe(const char *run, const np_recipe *recipe, const np_run_record *record);
+
+#endif

@@ -1,0 +1,43 @@
+/* Private to this room: a run while it lasts. */
+#ifndef NP_TRAIN_TRAINER_H
+#define NP_TRAIN_TRAINER_H
+
+#include "data/dataset.h"
+#include "data/loader.h"
+#include "model/model.h"
+#include "ops/ops.h"
+#include "optim/optimiser.h"
+#include "recipe/recipe.h"
+#include "train/checkpoint.h"
+#include "train/metrics.h"
+
+typedef struct np_trainer {
+  const np_recipe *recipe;
+  np_dtype act;
+  np_dataset *dataset;
+  np_ops *ops;
+  np_model *model;
+  np_optimiser *optimiser;
+  np_loader *loader;
+  np_metrics *metrics;
+  float *staging;            /* [2, total] on the host: weights and moments on their way to and from files */
+  char *essence;             /* the recipe as weight files carry it */
+  np_checkpoint_state state; /* what the next checkpoint holds */
+  int64_t saved;             /* step of the newest checkpoint; -1: none */
+} np_trainer;
+
+/* Run the remaining steps: see np_pretrain. */
+np_status np_trainer_run(np_trainer *trainer);
+
+/* Model size, precision and memory as lines for the person; NP_ERR_MEMORY when the plan is more than the machine
+ * grants. */
+np_status np_trainer_announce(const np_trainer *trainer);
+
+/* Bytes of the loader's batches and of the staging buffer, which the model's own plan does not hold. */
+size_t np_trainer_loader_bytes(const np_recipe *recipe);
+size_t np_trainer_staging_bytes(const np_params *params);
+
+/* Hash of the samples' names below `root` and of their labels: the same folder elsewhere has the same. */
+uint64_t np_trainer_listing(const np_dataset *dataset, const char *root);
+
+#endif
