@@ -40,9 +40,9 @@ uint64_t np_trainer_listing(const np_dataset *dataset, const char *root) {
 static void announce_precision(const np_trainer *t) {
   const char *why = "as the recipe asks";
   if (t->recipe->precision == NP_PRECISION_AUTO)
-    why = t->act == NP_BF16 ? "precision: auto, this processor multiplies bf16 natively"
-                            : "precision: auto, this processor has no native bf16 products";
-  np_info("precision: %s (%s)", t->act == NP_BF16 ? "bf16, fp32 master weights" : "fp32", why);
+    why = t->state.act == NP_BF16 ? "precision: auto, this processor multiplies bf16 natively"
+                                  : "precision: auto, this processor has no native bf16 products";
+  np_info("precision: %s (%s)", t->state.act == NP_BF16 ? "bf16, fp32 master weights" : "fp32", why);
 }
 
 static void announce_model(const np_trainer *t, const np_params *params) {
@@ -61,7 +61,7 @@ static np_status announce_memory(const np_trainer *t, const np_params *params) {
   np_model_options options = {.batch = t->state.micro_batch, .head = true, .train = true};
   char text[8][24];
   size_t loader = np_trainer_loader_bytes(t->recipe), staging = np_trainer_staging_bytes(params);
-  NP_TRY(np_model_plan(&t->recipe->model, &options, t->act, &plan));
+  NP_TRY(np_model_plan(&t->recipe->model, &options, t->state.act, &plan));
   size_t total = plan.total + loader + staging;
   int64_t available = np_machine_memory_available();
   np_info("memory: %s = weights %s + gradients %s + moments %s + activations %s + batches %s + checkpoint copy %s",

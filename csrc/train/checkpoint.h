@@ -31,6 +31,7 @@ typedef struct np_checkpoint_state {
   int64_t applied;  /* of those, steps that changed the weights */
   int bad_in_row;   /* non-finite steps since the last applied one */
   double seconds;   /* spent training, over all starts of the run */
+  np_dtype act;     /* what the products ran in */
   int threads;      /* of the operators: they decide bits, not mathematics */
   int micro_batch;  /* likewise */
   int64_t images;   /* in the training folder */
@@ -82,10 +83,6 @@ np_status np_checkpoint_newest(const char *run, bool fallback, np_checkpoint **o
 np_status np_checkpoint_list(const char *run, int64_t **steps, int *count);
 /* Path of the step folder, malloc'ed. */
 char *np_checkpoint_path(const char *run, int64_t step);
-
-/* The weight file that `path` means: itself when it is a file, a step folder's, or that of a run's newest checkpoint
- * (verified). malloc'ed. NP_ERR_IO when there is none. */
-np_status np_checkpoint_model_file(const char *path, char **out);
 
 /* Fill host arrays [params->total] by name, gaps zeroed; names and shapes must be those of `params`, else
  * NP_ERR_FORMAT. */

@@ -11,6 +11,9 @@
 
 enum { NP_CHECKPOINT_FORMAT = 1, NP_HASH_TEXT = 33 };
 
+/* "fp32" or "bf16". */
+static inline const char *np_precision_name(np_dtype act) { return act == NP_BF16 ? "bf16" : "fp32"; }
+
 /* Size and XXH3-128 (32 hexadecimal digits) of a file. */
 np_status np_checkpoint_hash_file(const char *path, int64_t *bytes, char hash[NP_HASH_TEXT]);
 

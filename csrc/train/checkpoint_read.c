@@ -127,10 +127,13 @@ static np_status read_state(const char *folder, const cJSON *about, np_checkpoin
                                         "seconds", "threads", "micro_batch", "images"};
   double value[sizeof numbers / sizeof *numbers];
   const char *listing = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(about, "listing"));
+  const char *precision = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(about, "precision"));
   for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
     value[i] = cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(about, numbers[i]));
     if (!(value[i] >= 0 && value[i] < 9e15)) return damaged(folder, NP_CHECKPOINT_ABOUT, "lacks a number");
   }
+  if (!precision || (strcmp(precision, "bf16") && strcmp(precision, "fp32")))
+    return damaged(folder, NP_CHECKPOINT_ABOUT, "lacks the precision");
   if (!listing) return damaged(folder, NP_CHECKPOINT_ABOUT, "lacks the listing's hash");
   if (value[0] != NP_CHECKPOINT_FORMAT)
     return np_error(NP_ERR_FORMAT, "checkpoint '%s' has format %g; this program reads format %d", folder, value[0],
@@ -140,6 +143,7 @@ static np_status read_state(const char *folder, const cJSON *about, np_checkpoin
       .applied = (int64_t)value[2],
       .bad_in_row = (int)value[3],
       .seconds = value[4],
+      .act = strcmp(precision, "bf16") ? NP_F32 : NP_BF16,
       .threads = (int)value[5],
       .micro_batch = (int)value[6],
       .images = (int64_t)value[7],
@@ -211,35 +215,6 @@ np_status np_checkpoint_newest(const char *run, bool fallback, np_checkpoint **o
   if (count > 0) st = np_error(NP_ERR_FORMAT, "every checkpoint in '%s/" NP_CHECKPOINT_FOLDER "' is damaged", run);
 out:
   free(steps);
-  return st;
-}
-
-np_status np_checkpoint_model_file(const char *path, char **out) {
-  np_status st = NP_OK;
-  np_checkpoint *checkpoint = NULL;
-  struct stat about;
-  *out = NULL;
-  if (stat(path, &about) != 0) {
-    st = np_error(NP_ERR_IO, "cannot open '%s': %s", path, strerror(errno));
-    goto out;
-  }
-  if (!S_ISDIR(about.st_mode)) {
-    *out = np_format("%s", path);
-    goto out;
-  }
-  char *file = np_path_join(path, NP_CHECKPOINT_ABOUT);
-  bool step_folder = stat(file, &about) == 0;
-  free(file);
-  if (step_folder) NP_TRY(np_checkpoint_open(path, &checkpoint));
-  else NP_TRY(np_checkpoint_newest(path, false, &checkpoint));
-  if (!checkpoint) {
-    st = np_error(NP_ERR_IO,
-                  "'%s' holds no checkpoint: expected " NP_CHECKPOINT_FOLDER "/step-N or a .safetensors file", path);
-    goto out;
-  }
-  *out = np_path_join(checkpoint->path, NP_CHECKPOINT_MODEL);
-out:
-  np_checkpoint_close(checkpoint);
   return st;
 }
 

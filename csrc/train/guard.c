@@ -1,5 +1,6 @@
 #include "train/guard.h"
 
+#include "train/checkpoint_files.h"
 #include "util/file.h"
 #include "util/log.h"
 
@@ -8,14 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-static np_status essence(const np_recipe *recipe, np_precision precision, bool probe, char **out) {
+/* for_file: with what a weight file carries beside: the precision as asked for and the probe section. */
+static np_status essence(const np_recipe *recipe, bool for_file, char **out) {
   np_status st = NP_OK;
   np_recipe *defaults = NULL;
   char empty[] = "";
   NP_TRY(np_recipe_load(NULL, NULL, 0, &defaults));
   np_recipe kept = *defaults; /* borrows strings; never freed itself */
   kept.seed = recipe->seed;
-  kept.precision = precision;
   kept.model = recipe->model;
   kept.data = recipe->data;
   kept.data.train = empty;
@@ -25,18 +26,17 @@ static np_status essence(const np_recipe *recipe, np_precision precision, bool p
   kept.optim = recipe->optim;
   kept.train.steps = recipe->train.steps;
   kept.train.batch = recipe->train.batch;
-  if (probe) kept.probe = recipe->probe;
+  if (for_file) {
+    kept.precision = recipe->precision;
+    kept.probe = recipe->probe;
+  }
   st = np_recipe_dump(&kept, out);
 out:
   np_recipe_free(defaults);
   return st;
 }
 
-static np_precision precision_of(np_dtype act) { return act == NP_BF16 ? NP_PRECISION_BF16 : NP_PRECISION_FP32; }
-
-np_status np_guard_recipe(const np_recipe *recipe, np_dtype act, char **out) {
-  return essence(recipe, precision_of(act), true, out);
-}
+np_status np_guard_recipe(const np_recipe *recipe, char **out) { return essence(recipe, true, out); }
 
 static int line_length(const char *text) { return (int)strcspn(text, "\n"); }
 
@@ -61,13 +61,13 @@ static char *differences(const char *now, const char *then) {
   return list;
 }
 
-static np_status check_recipe(const np_recipe *recipe, np_dtype act, const np_checkpoint *checkpoint) {
+static np_status check_recipe(const np_recipe *recipe, const np_checkpoint *checkpoint) {
   np_status st = NP_OK;
   np_recipe *old = NULL;
   char *now = NULL, *then = NULL, *list = NULL;
   NP_TRY(np_recipe_parse(checkpoint->recipe, strlen(checkpoint->recipe), checkpoint->path, NULL, 0, &old));
-  NP_TRY(essence(recipe, precision_of(act), false, &now));
-  NP_TRY(essence(old, old->precision, false, &then));
+  NP_TRY(essence(recipe, false, &now));
+  NP_TRY(essence(old, false, &then));
   if (!strcmp(now, then)) goto out;
   list = differences(now, then);
   st = np_error(
@@ -82,11 +82,19 @@ out:
   return st;
 }
 
-np_status np_guard_check(const np_recipe *recipe, np_dtype act, const np_checkpoint_state *state,
-                         const np_checkpoint *checkpoint) {
+np_status np_guard_check(const np_recipe *recipe, const np_checkpoint_state *state, const np_checkpoint *checkpoint) {
   np_status st = NP_OK;
   const np_checkpoint_state *old = &checkpoint->state;
-  NP_TRY(check_recipe(recipe, act, checkpoint));
+  NP_TRY(check_recipe(recipe, checkpoint));
+  if (state->act != old->act) {
+    st = np_error(NP_ERR_ARGUMENT,
+                  "checkpoint '%s' was trained in %s, this run would go on in %s; set precision: %s where the "
+                  "processor has it, or "
+                  "start anew with another run.dir",
+                  checkpoint->path, np_precision_name(old->act), np_precision_name(state->act),
+                  np_precision_name(old->act));
+    goto out;
+  }
   if (state->images != old->images || state->listing != old->listing) {
     st = np_error(NP_ERR_ARGUMENT,
                   "data.train '%s' holds other images than checkpoint '%s' was trained on (%" PRId64

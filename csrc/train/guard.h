@@ -8,13 +8,12 @@
 #include "util/status.h"
 
 /* The recipe as YAML with everything that does not decide the weights (paths, logging, checkpoints, workers, threads)
- * at its default and `act` as the precision: what a weight file carries, so that equal weights are equal files wherever
+ * at its default: what a weight file carries, so that equal weights are equal files wherever
  * they were made. The probe section is kept. malloc'ed. */
-np_status np_guard_recipe(const np_recipe *recipe, np_dtype act, char **out);
+np_status np_guard_recipe(const np_recipe *recipe, char **out);
 
 /* NP_ERR_ARGUMENT naming the keys that differ from the checkpoint's, or the data, when going on would train something
  * else. Threads and micro-batch change bits only: a warning. `state` is the present run's. */
-np_status np_guard_check(const np_recipe *recipe, np_dtype act, const np_checkpoint_state *state,
-                         const np_checkpoint *checkpoint);
+np_status np_guard_check(const np_recipe *recipe, const np_checkpoint_state *state, const np_checkpoint *checkpoint);
 
 #endif

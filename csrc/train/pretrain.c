@@ -60,7 +60,7 @@ out:
 static np_status build(np_trainer *t) {
   np_status st = NP_OK;
   const np_model_options options = {.batch = t->state.micro_batch, .head = true, .train = true};
-  NP_TRY(np_ops_cpu(t->act, t->state.threads, &t->ops));
+  NP_TRY(np_ops_cpu(t->state.act, t->state.threads, &t->ops));
   NP_TRY(np_model_create(t->ops, &t->recipe->model, &options, &t->model));
   NP_TRY(np_optimiser_create(t->ops, np_model_params(t->model), &t->recipe->optim, &t->optimiser));
   t->staging = malloc(np_trainer_staging_bytes(np_model_params(t->model)));
@@ -136,13 +136,13 @@ static np_status train(np_trainer *t, const char *command) {
   const np_recipe *recipe = t->recipe;
   np_checkpoint *checkpoint = NULL;
   NP_TRY(find_checkpoint(recipe, &checkpoint));
-  if (checkpoint) NP_TRY(np_guard_check(recipe, t->act, &t->state, checkpoint));
+  if (checkpoint) NP_TRY(np_guard_check(recipe, &t->state, checkpoint));
   if (checkpoint && checkpoint->state.step == recipe->train.steps) {
     np_info("'%s' is complete: step %" PRId64 " of %" PRId64, recipe->run.dir, checkpoint->state.step,
             recipe->train.steps);
     goto out;
   }
-  NP_TRY(np_guard_recipe(recipe, t->act, &t->essence));
+  NP_TRY(np_guard_recipe(recipe, &t->essence));
   NP_TRY(build(t));
   NP_TRY(checkpoint ? start_from(t, checkpoint) : start_fresh(t));
   if (checkpoint) {
@@ -151,7 +151,7 @@ static np_status train(np_trainer *t, const char *command) {
   }
   np_checkpoint_close(checkpoint); /* its files need not stay mapped while the run lasts */
   checkpoint = NULL;
-  const np_run_record record = {command, t->act, t->state.threads, t->state.step};
+  const np_run_record record = {command, t->state.act, t->state.threads, t->state.step};
   NP_TRY(np_run_describe(recipe->run.dir, recipe, &record));
   NP_TRY(np_metrics_open(recipe->run.dir, t->state.step, &t->metrics));
   NP_TRY(open_loader(t));
@@ -167,7 +167,7 @@ np_status np_pretrain(const np_recipe *recipe, const char *command) {
   np_trainer t = {.recipe = recipe, .saved = -1};
   np_interrupt_watch();
   NP_TRY(check_recipe(recipe));
-  t.act = choose_act(recipe->precision);
+  t.state.act = choose_act(recipe->precision);
   t.state.threads = recipe->threads ? recipe->threads : np_machine_cores();
   t.state.micro_batch = recipe->train.micro_batch ? recipe->train.micro_batch : recipe->train.batch;
   NP_TRY(np_dataset_open(recipe->data.train, false, &t.dataset));

@@ -1,5 +1,6 @@
 #include "train/run_folder.h"
 
+#include "train/checkpoint_files.h"
 #include "util/build.h"
 #include "util/file.h"
 
@@ -71,7 +72,7 @@ static np_status write_record(const char *run, const np_recipe *recipe, const np
   cJSON_AddNumberToObject(json, "from_step", (double)record->step);
   cJSON_AddStringToObject(json, "host", host);
   cJSON_AddNumberToObject(json, "threads", record->threads);
-  cJSON_AddStringToObject(json, "precision", record->act == NP_BF16 ? "bf16" : "fp32");
+  cJSON_AddStringToObject(json, "precision", np_precision_name(record->act));
   text = cJSON_Print(json);
   cJSON_Delete(json);
   if (!text) st = np_error(NP_ERR_MEMORY, "no memory for '%s'", path);

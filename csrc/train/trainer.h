@@ -13,7 +13,6 @@
 
 typedef struct np_trainer {
   const np_recipe *recipe;
-  np_dtype act;
   np_dataset *dataset;
   np_ops *ops;
   np_model *model;
