@@ -1,0 +1,261 @@
+#include "probe/open.h"
+
+#include "util/file.h"
+#include "util/log.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static bool is_folder(const char *path) {
+  struct stat about;
+  return stat(path, &about) == 0 && S_ISDIR(about.st_mode);
+}
+
+static bool is_file(const char *path) {
+  struct stat about;
+  return stat(path, &about) == 0 && S_ISREG(about.st_mode);
+}
+
+/* N of "step-N"; -1 for another name. */
+static int64_t step_of(const char *name) {
+  char *end;
+  if (strncmp(name, "step-", 5) || !isdigit((unsigned char)name[5])) return -1;
+  errno = 0;
+  long long step = strtoll(name + 5, &end, 10);
+  return *end || errno ? -1 : step;
+}
+
+/* The newest checkpoint under `folder` that holds a model.safetensors; NULL when there is none. */
+static char *newest_checkpoint(const char *folder) {
+  char *best = NULL;
+  int64_t best_step = -1;
+  DIR *listing = opendir(folder);
+  if (!listing) return NULL;
+  for (struct dirent *entry; (entry = readdir(listing));) {
+    int64_t step = step_of(entry->d_name);
+    if (step <= best_step) continue;
+    char *path = np_format("%s/%s/model.safetensors", folder, entry->d_name);
+    if (is_file(path)) {
+      free(best);
+      best = path;
+      best_step = step;
+    } else {
+      free(path);
+    }
+  }
+  closedir(listing);
+  return best;
+}
+
+np_status np_open_locate(const char *model, char **out) {
+  struct stat about;
+  *out = NULL;
+  if (stat(model, &about) != 0)
+    return np_error(NP_ERR_ARGUMENT,
+                    "cannot open model '%s': %s; expected a run folder, a checkpoint folder or a .safetensors file",
+                    model, strerror(errno));
+  if (!is_folder(model)) {
+    *out = np_format("%s", model);
+    return NP_OK;
+  }
+  char *direct = np_path_join(model, "model.safetensors"), *checkpoints = np_path_join(model, "checkpoints");
+  if (is_file(direct)) {
+    *out = direct;
+    direct = NULL;
+  } else {
+    *out = newest_checkpoint(checkpoints);
+  }
+  free(direct);
+  free(checkpoints);
+  if (*out) return NP_OK;
+  return np_error(NP_ERR_ARGUMENT,
+                  "'%s' holds no model: neither model.safetensors nor checkpoints/step-N/model.safetensors", model);
+}
+
+/* ---- recipe ---- */
+
+static bool given(const np_open_options *options, const char *key) {
+  const size_t length = strlen(key);
+  for (int i = 0; i < options->override_count; i++)
+    if (!strncmp(options->overrides[i], key, length) && options->overrides[i][length] == '=') return true;
+  return false;
+}
+
+/* A recipe for weights that came without one: shapes from the file, then the user's overrides. */
+static np_status infer_recipe(np_opened *opened, const np_open_options *options) {
+  np_status st = NP_OK;
+  np_recipe *defaults = NULL;
+  enum { OWN = 9 };
+  const int most = OWN + options->override_count;
+  int count = 0;
+  char *own[OWN] = {0};
+  const char **all = calloc((size_t)most, sizeof *all);
+  bool has_head = false;
+  if (!all) return np_error(NP_ERR_MEMORY, "out of memory");
+  NP_TRY(np_recipe_load(NULL, NULL, 0, &defaults));
+  np_recipe_model shape = defaults->model;
+  NP_TRY(np_params_infer(opened->file, opened->path, &shape, &has_head));
+  if (!given(options, "model.heads")) {
+    if (shape.width % 128) {
+      st = np_error(NP_ERR_ARGUMENT,
+                    "%s: holds no recipe, and width %d does not tell the attention heads: give model.heads=N",
+                    opened->path, shape.width);
+      goto out;
+    }
+    shape.heads = shape.width / 128;
+    own[count++] = np_format("model.heads=%d", shape.heads);
+  }
+  own[count++] = np_format("model.width=%d", shape.width);
+  own[count++] = np_format("model.blocks=%d", shape.blocks);
+  own[count++] = np_format("model.patch_size=%d", shape.patch_size);
+  own[count++] = np_format("model.channels=%d", shape.channels);
+  own[count++] = np_format("model.mlp_ratio=%d", shape.mlp_ratio);
+  own[count++] = np_format("model.norm_eps=1e-6");
+  if (has_head) {
+    own[count++] = np_format("model.head_width=%d", shape.head_width);
+    own[count++] = np_format("model.head_blocks=%d", shape.head_blocks);
+  }
+  for (int i = 0; i < count; i++) all[i] = own[i];
+  for (int i = 0; i < options->override_count; i++) all[count + i] = options->overrides[i];
+  NP_TRY(np_recipe_load(NULL, all, count + options->override_count, &opened->recipe));
+out:
+  for (int i = 0; i < count; i++) free(own[i]);
+  free(all);
+  np_recipe_free(defaults);
+  return st;
+}
+
+static np_status read_recipe(np_opened *opened, const np_open_options *options) {
+  const char *text = np_safetensors_metadata(opened->file, "recipe");
+  if (!text) return infer_recipe(opened, options);
+  opened->own = true;
+  char *name = np_format("%s (its recipe)", opened->path);
+  np_status st =
+      np_recipe_parse(text, strlen(text), name, options->overrides, options->override_count, &opened->recipe);
+  free(name);
+  return st;
+}
+
+/* ---- model ---- */
+
+static np_status open_ops(const np_recipe *recipe, np_ops **out) {
+  if (recipe->backend == NP_BACKEND_CUDA)
+    return np_error(NP_ERR_ARGUMENT, "backend: cuda is not in this build; use cpu");
+  const bool low =
+      recipe->precision == NP_PRECISION_BF16 || (recipe->precision == NP_PRECISION_AUTO && np_cpu_has_bf16());
+  return np_ops_cpu(low ? NP_BF16 : NP_F32, recipe->threads, out);
+}
+
+static np_status load_weights(np_opened *opened, const np_open_options *options) {
+  np_status st = NP_OK;
+  const np_params *params = np_model_params(opened->model);
+  float *host = calloc((size_t)params->total, sizeof *host);
+  if (!host) return np_error(NP_ERR_MEMORY, "%s: no memory for %lld weights", opened->path, (long long)params->total);
+  if (options->fresh) np_params_init(params, opened->recipe->seed, host);
+  else NP_TRY(np_params_load(params, opened->file, opened->path, host));
+  NP_TRY(np_model_set_weights(opened->model, host));
+out:
+  free(host);
+  return st;
+}
+
+np_status np_open_model(const char *model, const np_open_options *options, np_opened *out) {
+  np_status st = NP_OK;
+  *out = (np_opened){0};
+  NP_TRY(np_open_locate(model, &out->path));
+  NP_TRY(np_safetensors_open(out->path, &out->file));
+  NP_TRY(read_recipe(out, options));
+  if (options->pixel_head && !np_safetensors_find(out->file, "head.decoder_pred.weight")) {
+    st = np_error(NP_ERR_ARGUMENT, "%s: holds no pixel head (head.decoder_...), so it cannot predict patches",
+                  out->path);
+    goto out;
+  }
+  NP_TRY(open_ops(out->recipe, &out->ops));
+  const np_model_options how = {.batch = options->batch ? options->batch : out->recipe->probe.batch,
+                                .head = options->pixel_head};
+  NP_TRY(np_model_create(out->ops, &out->recipe->model, &how, &out->model));
+  NP_TRY(load_weights(out, options));
+out:
+  if (st != NP_OK) np_open_close(out);
+  return st;
+}
+
+void np_open_close(np_opened *opened) {
+  np_model_destroy(opened->model);
+  if (opened->ops) opened->ops->destroy(opened->ops);
+  np_recipe_free(opened->recipe);
+  np_safetensors_close(opened->file);
+  free(opened->path);
+  *opened = (np_opened){0};
+}
+
+np_status np_open_float_ops(np_opened *opened, np_ops **out, bool *owned) {
+  *owned = opened->ops->act != NP_F32;
+  *out = opened->ops;
+  return *owned ? np_ops_cpu(NP_F32, opened->recipe->threads, out) : NP_OK;
+}
+
+/* ---- layers ---- */
+
+static np_status parse_layers(const char *text, int layers[NP_MAX_LAYERS], int *count) {
+  const char *at = text;
+  for (*count = 0;;) {
+    char *end;
+    long first = strtol(at, &end, 10), last = first;
+    if (end == at || !isdigit((unsigned char)*at)) goto bad;
+    if (*end == '-') {
+      at = end + 1;
+      last = strtol(at, &end, 10);
+      if (end == at || !isdigit((unsigned char)*at)) goto bad;
+    }
+    if (last < first || last - first >= NP_MAX_LAYERS) goto bad;
+    for (long i = first; i <= last; i++) {
+      if (*count == NP_MAX_LAYERS || i > 1 << 20) goto bad;
+      layers[(*count)++] = (int)i;
+    }
+    if (!*end) return NP_OK;
+    if (*end != ',') goto bad;
+    at = end + 1;
+  }
+bad:
+  return np_error(NP_ERR_ARGUMENT, "layers=%s: expected block numbers such as 2,3,4 or 14-19, or 'last'", text);
+}
+
+np_status np_open_layers(const np_recipe *recipe, const char *text, const np_safetensors *head, int layers[NP_MAX_LAYERS],
+                         int *count) {
+  np_status st;
+  const np_recipe_probe *probe = &recipe->probe;
+  const int blocks = recipe->model.blocks;
+  *count = 0;
+  if (!text && head) text = np_safetensors_metadata(head, "layers");
+  if (text && strcmp(text, "last")) {
+    if ((st = parse_layers(text, layers, count)) != NP_OK) return st;
+  } else if (!text) {
+    for (; *count < (int)probe->layers_count; ++*count) layers[*count] = probe->layers[*count];
+  }
+  if (!*count)
+    for (int i = blocks > 6 ? blocks - 6 : 0; i < blocks; i++) layers[(*count)++] = i;
+  for (int i = 0; i < *count; i++) {
+    if (layers[i] < 0 || layers[i] >= blocks)
+      return np_error(NP_ERR_ARGUMENT, "layers: %d is not a block of this model, whose blocks are 0..%d", layers[i],
+                      blocks - 1);
+    if (i && layers[i] <= layers[i - 1])
+      return np_error(NP_ERR_ARGUMENT, "layers: %d stands behind %d; expected ascending block numbers", layers[i],
+                      layers[i - 1]);
+  }
+  return NP_OK;
+}
+
+char *np_layers_text(const int *layers, int count) {
+  char *text = np_format("%d", layers[0]);
+  for (int i = 1; i < count; i++) {
+    char *longer = np_format("%s,%d", text, layers[i]);
+    free(text);
+    text = longer;
+  }
+  return text;
+}
