@@ -28,7 +28,7 @@
 struct np_heads {
   np_ops *ops;
   np_heads_shape shape;
-  np_params table;
+  np_params table, trained; /* trained: the first slices of table, not owned */
   int64_t learnt;
   int64_t query, key, value, linear; /* offsets of one head's slices */
   void *memory;                      /* what all the following lie in */
@@ -95,6 +95,10 @@ np_status np_heads_create(np_ops *ops, const np_heads_shape *shape, bool train, 
   if (s->shape.bn_eps == 0) s->shape.bn_eps = 1e-6;
   if (s->shape.bn_momentum == 0) s->shape.bn_momentum = 0.1;
   NP_TRY(np_heads_layout(shape->width, shape->classes, &s->table, &s->learnt));
+  s->trained = s->table;
+  while (s->trained.items[s->trained.count - 1].offset >= s->learnt)
+    s->trained.elements -= s->trained.items[--s->trained.count].count;
+  s->trained.total = s->learnt;
   s->query = np_params_find(&s->table, "head.cls_token")->offset;
   s->key = np_params_find(&s->table, "head.k.weight")->offset;
   s->value = np_params_find(&s->table, "head.v.weight")->offset;
@@ -120,7 +124,7 @@ void np_heads_destroy(np_heads *s) {
 }
 
 const np_params *np_heads_params(const np_heads *s) { return &s->table; }
-int64_t np_heads_learnt(const np_heads *s) { return s->learnt; }
+const np_params *np_heads_learnt(const np_heads *s) { return &s->trained; }
 float *np_heads_weights(np_heads *s, int g) { return s->weights + s->learnt * g; }
 float *np_heads_gradients(np_heads *s) { return s->gradients; }
 

@@ -85,17 +85,19 @@ out:
   return st;
 }
 
-/* The header is written before the rows, with the most there can be, and again over itself once damaged images have been left out:
- * .npy pads it to a multiple of 64 bytes, so it has the same length. */
+/* The header is written before the rows, with the most there can be, and again over itself once damaged images have
+ * been left out: .npy pads it to a multiple of 64 bytes, so it has the same length. */
 static np_status put_header_again(sink *to, const char *path) {
-  if (lseek(to->array.descriptor, 0, SEEK_SET) != 0) return np_error(NP_ERR_IO, "cannot write '%s': %s", path, strerror(errno));
+  if (lseek(to->array.descriptor, 0, SEEK_SET) != 0)
+    return np_error(NP_ERR_IO, "cannot write '%s': %s", path, strerror(errno));
   np_status st = np_npy_header_f32(&to->array, to->shape, to->ndim);
   if (st == NP_OK && lseek(to->array.descriptor, 0, SEEK_END) < 0)
     return np_error(NP_ERR_IO, "cannot write '%s': %s", path, strerror(errno));
   return st;
 }
 
-np_status np_features_write(np_features *f, const char *root, int batch, bool mean, const char *path, int64_t *rows, int64_t *bad) {
+np_status np_features_write(np_features *f, const char *root, int batch, bool mean, const char *path, int64_t *rows,
+                            int64_t *bad) {
   np_status st = NP_OK;
   np_dataset *set = NULL;
   np_loader *loader = NULL;

@@ -8,10 +8,10 @@
 typedef struct np_features {
   np_opened *opened;
   int layers[NP_MAX_LAYERS], layer_count;
-  np_ops *ops;     /* float32, for what is done with the features */
-  bool owns_ops;   /* the trunk runs in another type, so the table above is our own */
-  float *values;   /* [batch, N, D], on the device */
-  size_t image;    /* N·D */
+  np_ops *ops;   /* float32, for what is done with the features */
+  bool owns_ops; /* the trunk runs in another type, so the table above is our own */
+  float *values; /* [batch, N, D], on the device */
+  size_t image;  /* N·D */
 } np_features;
 
 /* `opened` must outlive it; batch as the model was opened with. */
@@ -24,8 +24,10 @@ np_status np_features_run(np_features *features, int count, const uint8_t *pixel
 /* Loader options of an evaluation pass (evaluation crop, in order, once) for this model. */
 np_loader_options np_features_loader(const np_recipe *recipe, int batch);
 
-/* Write the features of every good image under `root` as .npy: float32 [n, D] (mean over the tokens) or [n, N, D], and beside `path`, its .npy
- * replaced by .txt, the images' paths in row order. Damaged images are skipped and logged. All or nothing, `path` last. */
-np_status np_features_write(np_features *features, const char *root, int batch, bool mean, const char *path, int64_t *rows, int64_t *bad);
+/* Write the features of every good image under `root` as .npy: float32 [n, D] (mean over the tokens) or [n, N, D], and
+ * beside `path`, its .npy replaced by .txt, the images' paths in row order. Damaged images are skipped and logged. All
+ * or nothing, `path` last. */
+np_status np_features_write(np_features *features, const char *root, int batch, bool mean, const char *path,
+                            int64_t *rows, int64_t *bad);
 
 #endif

@@ -225,8 +225,8 @@ bad:
   return np_error(NP_ERR_ARGUMENT, "layers=%s: expected block numbers such as 2,3,4 or 14-19, or 'last'", text);
 }
 
-np_status np_open_layers(const np_recipe *recipe, const char *text, const np_safetensors *head, int layers[NP_MAX_LAYERS],
-                         int *count) {
+np_status np_open_layers(const np_recipe *recipe, const char *text, const np_safetensors *head,
+                         int layers[NP_MAX_LAYERS], int *count) {
   np_status st;
   const np_recipe_probe *probe = &recipe->probe;
   const int blocks = recipe->model.blocks;

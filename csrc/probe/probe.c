@@ -1,0 +1,227 @@
+/* The trunk is the expensive part and does not change, so it runs once for each batch of random crops, and every head
+ * of the grid takes its step on the same features. All heads begin with the same weights: they differ by their learning
+ * rate and decay alone. */
+#include "probe/probe.h"
+
+#include "data/loader.h"
+#include "optim/optimiser.h"
+#include "optim/schedule.h"
+#include "util/file.h"
+#include "util/log.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+typedef struct probe {
+  np_opened *opened;
+  const np_recipe *recipe;
+  np_dataset *train, *val;
+  np_features features;
+  np_heads *heads;
+  np_optimiser **optimisers; /* [G] */
+  np_loader *loader;
+  np_probe_result *result;
+  double started;
+} probe;
+
+static double now_seconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- set-up ---- */
+
+static np_status open_data(probe *p, const np_probe_options *options) {
+  np_status st;
+  NP_TRY(np_dataset_open(options->train, true, &p->train));
+  NP_TRY(np_dataset_open(options->val, true, &p->val));
+  NP_TRY(np_classes_equal(options->train, p->train->classes, p->train->class_count, options->val, p->val->classes,
+                          p->val->class_count));
+  if (p->train->class_count < 2)
+    st = np_error(NP_ERR_ARGUMENT, "%s: a probe needs two classes at least, found only '%s'", options->train,
+                  p->train->classes[0]);
+out:
+  return st;
+}
+
+static np_status open_grid(probe *p) {
+  const np_recipe_probe *how = &p->recipe->probe;
+  np_probe_result *r = p->result;
+  r->count = (int)(how->lr_count * how->weight_decay_count);
+  if (r->count < 1) return np_error(NP_ERR_ARGUMENT, "probe.lr and probe.weight_decay need one value each at least");
+  if (!(r->points = calloc((size_t)r->count, sizeof *r->points)))
+    return np_error(NP_ERR_MEMORY, "probe: out of memory");
+  for (unsigned i = 0, g = 0; i < how->lr_count; i++)
+    for (unsigned j = 0; j < how->weight_decay_count; j++, g++) {
+      r->points[g].lr = how->lr[i];
+      r->points[g].weight_decay = how->weight_decay[j];
+    }
+  r->classes = p->train->class_count;
+  r->train_images = p->train->count;
+  r->batch = how->batch;
+  /* Batches straddle epochs, so nothing is left over; a set smaller than one batch still takes a step. */
+  r->steps = (p->train->count * how->epochs + how->batch - 1) / how->batch;
+  return NP_OK;
+}
+
+static np_status open_heads(probe *p) {
+  np_status st = NP_OK;
+  const np_recipe_model *model = &p->recipe->model;
+  np_probe_result *r = p->result;
+  const np_heads_shape shape = {.width = model->width,
+                                .heads = model->heads,
+                                .classes = r->classes,
+                                .tokens = np_recipe_tokens(model),
+                                .batch = r->batch,
+                                .count = r->count};
+  float *host = NULL;
+  NP_TRY(np_heads_create(p->features.ops, &shape, true, &p->heads));
+  p->optimisers = calloc((size_t)r->count, sizeof *p->optimisers);
+  host = malloc((size_t)np_heads_params(p->heads)->total * sizeof *host);
+  if (!p->optimisers || !host) {
+    st = np_error(NP_ERR_MEMORY, "probe: out of memory");
+    goto out;
+  }
+  np_heads_init(np_heads_params(p->heads), p->recipe->seed, host);
+  for (int g = 0; g < r->count; g++) {
+    const np_recipe_optim optim = {.betas = {0.9, 0.999}, .eps = 1e-8, .weight_decay = r->points[g].weight_decay};
+    NP_TRY(np_heads_set(p->heads, g, host));
+    NP_TRY(np_optimiser_create(p->features.ops, np_heads_learnt(p->heads), &optim, &p->optimisers[g]));
+    np_optimiser_decay_all(p->optimisers[g]);
+  }
+out:
+  free(host);
+  return st;
+}
+
+static np_status open_loader(probe *p) {
+  np_loader_options options = np_features_loader(p->recipe, p->result->batch);
+  options.train = true;
+  options.batches = p->result->steps;
+  options.crop = (np_crop_range){p->recipe->probe.crop_scale[0], p->recipe->probe.crop_scale[1],
+                                 p->recipe->data.crop_ratio[0], p->recipe->data.crop_ratio[1]};
+  options.flip = p->recipe->probe.flip;
+  return np_loader_open(p->train, &options, &p->loader);
+}
+
+/* ---- training ---- */
+
+static void report(const probe *p, int64_t step, const double *losses) {
+  const np_probe_result *r = p->result;
+  const double seconds = now_seconds() - p->started, rate = (double)((step + 1) * r->batch) / seconds;
+  const bool terminal = isatty(STDERR_FILENO), last = step + 1 == r->steps;
+  double best = INFINITY;
+  for (int g = 0; g < r->count; g++)
+    if (losses[g] < best) best = losses[g];
+  if (!terminal && !last && (step + 1) % p->recipe->probe.log_every) return;
+  char *line =
+      np_format("probe: step %lld/%lld  loss %.4f (best of %d)  %.1f images/s  %.0f s left", (long long)step + 1,
+                (long long)r->steps, best, r->count, rate, (double)((r->steps - step - 1) * r->batch) / rate);
+  if (terminal) np_log_set_status(line);
+  else np_info("%s", line);
+  free(line);
+}
+
+/* One step of every head on the same features. */
+static np_status train_step(probe *p, int64_t step, const np_batch *batch, double *losses) {
+  np_status st;
+  np_probe_result *r = p->result;
+  NP_TRY(np_features_run(&p->features, batch->count, batch->pixels));
+  NP_TRY(np_heads_normalise(p->heads, batch->count, true, p->features.values));
+  for (int g = 0; g < r->count; g++) {
+    const np_schedule schedule = {.lr = r->points[g].lr, .warmup = p->recipe->probe.warmup, .steps = r->steps};
+    double norm;
+    bool applied;
+    NP_TRY(np_heads_forward(p->heads, g, batch->count, p->features.values, NULL));
+    NP_TRY(np_heads_backward(p->heads, g, batch->count, p->features.values, batch->labels, &losses[g]));
+    NP_TRY(np_optimiser_step(p->optimisers[g], np_heads_weights(p->heads, g), np_heads_gradients(p->heads), NULL,
+                             np_schedule_lr(&schedule, step), &norm, &applied));
+    r->points[g].skipped += !applied;
+  }
+out:
+  return st;
+}
+
+static np_status train(probe *p) {
+  np_status st = NP_OK;
+  np_probe_result *r = p->result;
+  const np_batch *batch = NULL;
+  const int64_t epoch = (p->train->count + r->batch - 1) / r->batch, last = r->steps < epoch ? r->steps : epoch;
+  double *losses = calloc((size_t)r->count, sizeof *losses);
+  if (!losses) return np_error(NP_ERR_MEMORY, "probe: out of memory");
+  NP_TRY(open_loader(p));
+  for (int64_t step = 0; step < r->steps; step++) {
+    NP_TRY(np_loader_next(p->loader, &batch));
+    NP_TRY(train_step(p, step, batch, losses));
+    for (int g = 0; g < r->count && step >= r->steps - last; g++) r->points[g].train_loss += losses[g] / (double)last;
+    report(p, step, losses);
+  }
+out:
+  np_log_set_status(NULL);
+  np_loader_close(p->loader);
+  p->loader = NULL;
+  free(losses);
+  return st;
+}
+
+/* ---- scoring ---- */
+
+static np_status score(probe *p) {
+  np_status st = NP_OK;
+  np_probe_result *r = p->result;
+  np_score *scores = calloc((size_t)r->count, sizeof *scores);
+  if (!scores) return np_error(NP_ERR_MEMORY, "probe: out of memory");
+  NP_TRY(np_evaluate(&p->features, p->heads, r->count, r->classes, p->val, r->batch, scores, NULL));
+  r->best = 0;
+  for (int g = 0; g < r->count; g++) {
+    const np_score *best = &scores[r->best];
+    r->points[g].score = scores[g];
+    if (scores[g].top1 > best->top1 || (scores[g].top1 == best->top1 && scores[g].top5 > best->top5)) r->best = g;
+  }
+out:
+  free(scores);
+  return st;
+}
+
+static np_status write_best(probe *p, const np_probe_options *options) {
+  np_status st = NP_OK;
+  float *host = malloc((size_t)np_heads_params(p->heads)->total * sizeof *host);
+  if (!host) return np_error(NP_ERR_MEMORY, "probe: out of memory");
+  NP_TRY(np_heads_get(p->heads, p->result->best, host));
+  NP_TRY(np_probe_write(p->opened, options, p->result, p->heads, host, p->train->classes));
+out:
+  free(host);
+  return st;
+}
+
+np_status np_probe_run(np_opened *opened, const np_probe_options *options, np_probe_result *result) {
+  np_status st;
+  probe p = {.opened = opened, .recipe = opened->recipe, .result = result, .started = now_seconds()};
+  *result = (np_probe_result){0};
+  NP_TRY(np_open_layers(opened->recipe, options->layers, NULL, result->layers, &result->layer_count));
+  NP_TRY(open_data(&p, options));
+  NP_TRY(open_grid(&p));
+  NP_TRY(np_features_open(opened, result->layers, result->layer_count, result->batch, &p.features));
+  NP_TRY(open_heads(&p));
+  NP_TRY(train(&p));
+  NP_TRY(score(&p));
+  result->seconds = now_seconds() - p.started;
+  if (options->out) NP_TRY(write_best(&p, options));
+out:
+  for (int g = 0; p.optimisers && g < result->count; g++) np_optimiser_destroy(p.optimisers[g]);
+  free(p.optimisers);
+  np_heads_destroy(p.heads);
+  np_features_close(&p.features);
+  np_dataset_close(p.train);
+  np_dataset_close(p.val);
+  return st;
+}
+
+void np_probe_result_free(np_probe_result *result) {
+  free(result->points);
+  *result = (np_probe_result){0};
+}
