@@ -26,10 +26,11 @@ static void draw_patch(const np_recipe_model *m, const uint8_t *truth, int patch
     square += x * x;
   }
   const double mean = sum / values, variance = values > 1 ? fmax(0, (square - sum * mean) / (values - 1)) : 0;
-  const double deviation = sqrt(variance + 1e-6);
+  const bool raw = m->pixel_target == NP_TARGET_RAW;
+  const double deviation = raw ? 1 : sqrt(variance + 1e-6), shift = raw ? 0 : mean;
   for (int i = 0; i < values; i++) {
     const int c = i % m->channels;
-    const double x = prediction[i] * deviation + mean;
+    const double x = prediction[i] * deviation + shift;
     const double level = round((x * m->pixel_std[c] + m->pixel_mean[c]) * 255);
     image[pixel_at(m, patch, i)] = (uint8_t)(level >= 255 ? 255 : level > 0 ? level : 0); /* NaN: 0 */
   }
