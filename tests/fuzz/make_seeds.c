@@ -64,7 +64,8 @@ static void write_png(const char *folder, int type, int depth, int interlaced) {
     png_set_tRNS(png, info, NULL, 0, &clear);
     png_set_gAMA_fixed(png, info, 45455);
   }
-  png_text text = {.compression = PNG_TEXT_COMPRESSION_zTXt, .key = "Comment", .text = "seed"};
+  char key[] = "Comment", value[] = "seed";
+  png_text text = {.compression = PNG_TEXT_COMPRESSION_zTXt, .key = key, .text = value};
   png_set_text(png, info, &text, 1);
   png_write_info(png, info);
 
