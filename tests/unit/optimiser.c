@@ -1,0 +1,147 @@
+/* AdamW with clipping, against PyTorch's own numbers (torch.optim.AdamW after clip_grad_norm_, float64) and its rules.
+ */
+#include "unit/temp.h"
+
+#include "optim/optimiser.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Two matrices with a bias between them: decay changes from slice to slice, and each slice is followed by a gap. */
+enum { TOTAL = 256, A = 0, B = 64, C = 128, COUNT_A = 6, COUNT_B = 3, COUNT_C = 70 };
+static np_param items[] = {
+    {.name = "a", .offset = A, .count = COUNT_A, .role = NP_PARAM_MATRIX},
+    {.name = "b", .offset = B, .count = COUNT_B, .role = NP_PARAM_BIAS},
+    {.name = "c", .offset = C, .count = COUNT_C, .role = NP_PARAM_MATRIX},
+};
+static const np_params params = {.count = 3, .items = items, .total = TOTAL, .elements = COUNT_A + COUNT_B + COUNT_C};
+static const np_recipe_optim config = {.betas = {0.9, 0.95}, .eps = 1e-8, .weight_decay = 0.05, .grad_clip = 1.0};
+
+static bool in_gap(int i) {
+  for (int p = 0; p < 3; p++)
+    if (i >= items[p].offset && i < items[p].offset + items[p].count) return false;
+  return true;
+}
+
+/* w[i] = cos(i), g[i] = scale·sin(3 i + s) in step s; gaps 0. */
+static void fill(float *weights, float *grads, double scale, int step) {
+  for (int i = 0; i < TOTAL; i++) {
+    if (weights) weights[i] = in_gap(i) ? 0 : (float)cos(i);
+    grads[i] = in_gap(i) ? 0 : (float)(scale * sin(3.0 * i + step));
+  }
+}
+
+static void assert_close(double got, double want, double tolerance) {
+  if (!(fabs(got - want) <= tolerance * fmax(1e-3, fabs(want)))) fail_msg("%.9g, expected %.9g", got, want);
+}
+
+typedef struct fixture {
+  np_ops *ops;
+  np_optimiser *optimiser;
+  float *weights, *grads;
+  double norm;
+  bool applied;
+} fixture;
+
+static fixture open_fixture(void) {
+  fixture f = {0};
+  assert_ok(np_ops_cpu(NP_F32, 2, &f.ops));
+  assert_ok(np_optimiser_create(f.ops, &params, &config, &f.optimiser));
+  assert_ok(f.ops->alloc(f.ops, TOTAL * sizeof(float), (void **)&f.weights));
+  assert_ok(f.ops->alloc(f.ops, TOTAL * sizeof(float), (void **)&f.grads));
+  return f;
+}
+
+static void close_fixture(fixture *f) {
+  np_optimiser_destroy(f->optimiser);
+  f->ops->release(f->ops, f->weights);
+  f->ops->release(f->ops, f->grads);
+  f->ops->destroy(f->ops);
+}
+
+static void step(fixture *f, double lr) {
+  assert_ok(np_optimiser_step(f->optimiser, f->weights, f->grads, NULL, lr, &f->norm, &f->applied));
+}
+
+/* torch 2.15, float64; the second row with decay on everything */
+static const double torch_norms[] = {5.95119235697, 0.0644528028312, 6.47179009519, 0.0595601526513, 6.36134021993};
+static const double torch_weights[][6] = {
+    {0.936063356153, 0.278090267205, 0.468252316688, -0.92573605326, -0.758653396927, -0.677151352613},
+    {0.936063356153, 0.278090267205, 0.464975034187, -0.918600288951, -0.758653396927, -0.677151352613}};
+
+static void as_torch(void **state) {
+  static const int places[] = {A, A + 5, B, B + 2, C, C + 69};
+  (void)state;
+  for (int variant = 0; variant < 2; variant++) {
+    fixture f = open_fixture();
+    if (variant == 1) np_optimiser_decay_all(f.optimiser);
+    for (int s = 0; s < 5; s++) {
+      fill(s == 0 ? f.weights : NULL, f.grads, s % 2 ? 0.01 : 1.0, s); /* clipped, not clipped, … */
+      step(&f, 1e-2 * (s + 1));
+      assert_true(f.applied);
+      assert_close(f.norm, torch_norms[s], 1e-6);
+    }
+    for (int i = 0; i < 6; i++) assert_close(f.weights[places[i]], torch_weights[variant][i], 2e-6);
+    for (int i = 0; i < TOTAL; i++)
+      if (in_gap(i) && f.weights[i] != 0) fail_msg("the gap at %d holds %g", i, (double)f.weights[i]);
+    close_fixture(&f);
+  }
+}
+
+/* A non-finite gradient changes nothing, and the step after it is the one that would have come without it. */
+static void non_finite(void **state) {
+  static const float bad[] = {NAN, INFINITY, -INFINITY};
+  (void)state;
+  for (int b = 0; b < 3; b++) {
+    fixture f = open_fixture(), plain = open_fixture();
+    fill(f.weights, f.grads, 1, 0);
+    fill(plain.weights, plain.grads, 1, 0);
+    step(&f, 0.01);
+    step(&plain, 0.01);
+    f.grads[C + 11] = bad[b];
+    step(&f, 0.01);
+    assert_false(f.applied);
+    assert_false(isfinite(f.norm));
+    assert_int_equal(np_optimiser_steps(f.optimiser), 1);
+    fill(NULL, f.grads, 1, 1);
+    fill(NULL, plain.grads, 1, 1);
+    step(&f, 0.01);
+    step(&plain, 0.01);
+    assert_true(f.applied);
+    assert_memory_equal(f.weights, plain.weights, TOTAL * sizeof(float));
+    close_fixture(&f);
+    close_fixture(&plain);
+  }
+}
+
+/* Moments and step count carried over to a new optimiser: the same bits as without the change. */
+static void carried_over(void **state) {
+  float first[TOTAL], second[TOTAL];
+  (void)state;
+  fixture whole = open_fixture(), before = open_fixture(), after = open_fixture();
+  for (int s = 0; s < 4; s++) {
+    fixture *half = s < 2 ? &before : &after;
+    if (s == 2) {
+      assert_ok(np_optimiser_get(before.optimiser, first, second));
+      assert_ok(np_optimiser_set(after.optimiser, first, second, np_optimiser_steps(before.optimiser)));
+      memcpy(after.weights, before.weights, TOTAL * sizeof(float));
+    }
+    fill(s == 0 ? whole.weights : NULL, whole.grads, 1, s);
+    fill(s == 0 ? half->weights : NULL, half->grads, 1, s);
+    step(&whole, 0.01);
+    step(half, 0.01);
+  }
+  assert_memory_equal(whole.weights, after.weights, TOTAL * sizeof(float));
+  close_fixture(&whole);
+  close_fixture(&before);
+  close_fixture(&after);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(as_torch),
+      cmocka_unit_test(non_finite),
+      cmocka_unit_test(carried_over),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
