@@ -21,13 +21,21 @@ out:
   return st;
 }
 
+static np_status shape(const np_transform *transform, const np_image *in, np_image *out) {
+  const np_loader_options *o = transform->options;
+  return o->train ? augment(transform, in, out) : np_image_eval_crop(in, o->height, o->width, out);
+}
+
 np_status np_transform_load(const np_transform *transform, const char *path, uint8_t *pixels) {
   np_status st = NP_OK;
   const np_loader_options *o = transform->options;
   np_image decoded = {0}, image = {0};
   NP_TRY(np_image_read(path, o->channels, o->max_pixels, &decoded));
-  if (o->train) NP_TRY(augment(transform, &decoded, &image));
-  else NP_TRY(np_image_eval_crop(&decoded, o->height, o->width, &image));
+  st = shape(transform, &decoded, &image);
+  if (st != NP_OK) {
+    np_error_context(st, "%s", path); /* unlike reading, cropping does not know the file */
+    goto out;
+  }
   memcpy(pixels, image.pixels, (size_t)o->height * (size_t)o->width * (size_t)o->channels);
 out:
   np_image_free(&decoded);

@@ -416,6 +416,25 @@ static void test_nothing_readable(void **state) {
   np_dataset_close(dataset);
 }
 
+/* An error that is not the image's fault (here a hue that cannot be) is no damage: it ends the run, with the worker's
+ * message. */
+static void test_other_errors(void **state) {
+  np_dataset *dataset = make(state, 12, true);
+  np_loader_options o = options(true);
+  o.jitter_probability = 1;
+  o.jitter[3] = 1e6;
+  o.workers = 4;
+  record four = run(dataset, &o);
+  assert_int_equal(four.status, NP_ERR_ARGUMENT);
+  assert_int_equal(four.batches, 0);
+  assert_non_null(strstr(four.message, "hue"));
+  assert_non_null(strstr(four.message, ".png"));
+  o.workers = 1;
+  record one = run(dataset, &o);
+  assert_same(&one, &four); /* the first image in order is named */
+  np_dataset_close(dataset);
+}
+
 /* Each path once, twenty at most, then one more line. */
 static void test_log(void **state) {
   np_dataset *dataset = make(state, 36, true);
@@ -500,6 +519,7 @@ int main(void) {
       IN_TEMP(test_one_channel_not_square),
       IN_TEMP(test_nothing_readable),
       IN_TEMP(test_log),
+      IN_TEMP(test_other_errors),
       IN_TEMP(test_close_any_time),
       IN_TEMP(test_memory_of_batches),
   };
