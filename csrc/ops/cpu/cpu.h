@@ -41,9 +41,14 @@ static inline int64_t np_cpu_border(int64_t count, int64_t grain, int parts, int
 /* Bytes rounded up to whole cache lines, so that neighbours in scratch do not share one. */
 static inline size_t np_cpu_lines(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-/* out[j] (+)= Σ_part sums_part[j], in the order of the parts; the parts lie sum_bytes apart. */
-void np_cpu_add_parts(const np_cpu *cpu, int parts, int64_t width, const void *sums, size_t sum_bytes, float *out,
+/* out[j] (+)= Σ_part sums_part[j], in the order of the parts, which lie sum_bytes apart; the first one is overwritten.
+ * The whole sum is added to `out`, so accumulating twice is exactly twice the sum. */
+void np_cpu_add_parts(const np_cpu *cpu, int parts, int64_t width, void *sums, size_t sum_bytes, float *out,
                       bool accumulate);
+
+/* level[c][v] = what byte v of channel c is once normalised, rounded once; untouched for images of floats. A look-up is
+ * exact and cheaper than a division a value. At most 3 channels. */
+void np_cpu_levels(const np_pixels *pixels, float level[3][256]);
 
 /* ---- matmul.c ---- */
 np_status np_cpu_matmul_open(void **state);

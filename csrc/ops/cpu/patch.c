@@ -2,8 +2,12 @@
 #include "ops/cpu/cpu.h"
 #include "ops/cpu/simd/act.h"
 
-/* One patch in (channel, row, column) order. The 256 levels of each channel are normalised once in `level`, which gives
- * the quotient of the contract exactly and is cheaper than a division a value. */
+void np_cpu_levels(const np_pixels *p, float level[3][256]) {
+  for (int c = 0; c < p->channels && p->u8; c++)
+    for (int v = 0; v < 256; v++) level[c][v] = (float)((v / 255.0 - (double)p->mean[c]) / (double)p->std[c]);
+}
+
+/* One patch in (channel, row, column) order. */
 NP_INLINE void cut(bool bf16, const np_pixels *p, int64_t image, int top, int left, const float (*level)[256],
                    void *out) {
   int64_t at = 0;
@@ -23,8 +27,7 @@ np_status np_cpu_patchify(np_ops *ops, const np_pixels *pixels, void *out) {
   if (p.channels < 1 || p.channels > 3)
     return np_error(NP_ERR_ARGUMENT, "an image has %d channels: expected 1 to 3", p.channels);
   float level[3][256];
-  for (int c = 0; c < p.channels && p.u8; c++)
-    for (int v = 0; v < 256; v++) level[c][v] = ((float)v / 255.0f - p.mean[c]) / p.std[c];
+  np_cpu_levels(pixels, level);
 
   int across = p.width / p.patch, tokens = across * (p.height / p.patch);
   int64_t rows = (int64_t)p.batch * tokens, values = (int64_t)p.patch * p.patch * p.channels;

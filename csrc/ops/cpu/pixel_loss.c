@@ -20,8 +20,7 @@ np_status np_cpu_pixel_loss(np_ops *ops, const np_pixels *pixels, int64_t rows, 
   if (p.channels < 1 || p.channels > 3)
     return np_error(NP_ERR_ARGUMENT, "an image has %d channels: expected 1 to 3", p.channels);
   float level[3][256];
-  for (int c = 0; c < p.channels && p.u8; c++)
-    for (int v = 0; v < 256; v++) level[c][v] = ((float)v / 255.0f - p.mean[c]) / p.std[c];
+  np_cpu_levels(pixels, level);
 
   int tokens = p.width / p.patch * (p.height / p.patch), values = p.patch * p.patch * p.channels;
   size_t row_bytes = (size_t)values * np_dtype_size(ops->act);

@@ -112,9 +112,10 @@ out:
   return st;
 }
 
-void np_cpu_add_parts(const np_cpu *cpu, int parts, int64_t width, const void *sums, size_t sum_bytes, float *out,
+void np_cpu_add_parts(const np_cpu *cpu, int parts, int64_t width, void *sums, size_t sum_bytes, float *out,
                       bool accumulate) {
-  if (!accumulate) memset(out, 0, (size_t)width * sizeof *out);
-  for (int part = 0; part < parts; part++)
-    cpu->simd->add(false, width, (const float *)((const char *)sums + (size_t)part * sum_bytes), out);
+  for (int part = 1; part < parts; part++)
+    cpu->simd->add(false, width, (const float *)((const char *)sums + (size_t)part * sum_bytes), sums);
+  if (accumulate) cpu->simd->add(false, width, sums, out);
+  else memcpy(out, sums, (size_t)width * sizeof *out);
 }

@@ -1,4 +1,6 @@
-/* LayerNorm of one row. The mean first, then the squares about it: Σx² - (Σx)² would cancel. */
+/* LayerNorm of one row. The mean first, then the squares about it: Σx² - (Σx)² would cancel. The second pass also sums
+ * the deviations, whose average is what rounding took from the mean: both statistics are corrected by it (Chan, Golub
+ * and LeVeque, The American Statistician 37, 1983). */
 #include "ops/cpu/simd/act.h"
 #include "ops/cpu/simd/simd.h"
 
@@ -30,10 +32,16 @@ NP_INLINE float add_delta(bool bf16, int width, const void *x, const void *delta
 
 NP_INLINE void forward(bool bf16, int width, float eps, const void *x, const void *delta, const float *gain,
                        const float *bias, void *sum, void *y, float *mean, float *rstd, float *work) {
-  float m = add_delta(bf16, width, x, delta, sum, work), squares = 0.0f;
-#pragma omp simd reduction(+ : squares)
-  for (int j = 0; j < width; j++) squares += (work[j] - m) * (work[j] - m);
-  float r = 1.0f / sqrtf(squares / (float)width + eps);
+  float m = add_delta(bf16, width, x, delta, sum, work), missed = 0.0f, squares = 0.0f;
+#pragma omp simd reduction(+ : missed, squares)
+  for (int j = 0; j < width; j++) {
+    float d = work[j] - m;
+    missed += d;
+    squares += d * d;
+  }
+  missed /= (float)width;
+  m += missed;
+  float r = 1.0f / sqrtf(squares / (float)width - missed * missed + eps);
 #pragma omp simd
   for (int j = 0; j < width; j++) np_act_store(bf16, y, j, (work[j] - m) * r * gain[j] + bias[j]);
   if (mean) *mean = m;

@@ -4,17 +4,18 @@
 
 #include <math.h>
 
-/* t = (t - mean)/sqrt(var + 1e-6), var unbiased; a single value has no variance (0/0), as in the reference. */
+/* t = (t - mean)/sqrt(var + 1e-6), var unbiased; a single value has no variance (0/0), as in the reference. In float64:
+ * a patch of nearly one colour divides the rounding of its mean by a tiny deviation. */
 static void standardise(int n, float *t) {
-  float sum = 0.0f, squares = 0.0f;
+  double sum = 0.0, squares = 0.0;
 #pragma omp simd reduction(+ : sum)
-  for (int j = 0; j < n; j++) sum += t[j];
-  float mean = sum / (float)n;
+  for (int j = 0; j < n; j++) sum += (double)t[j];
+  double mean = sum / n;
 #pragma omp simd reduction(+ : squares)
-  for (int j = 0; j < n; j++) squares += (t[j] - mean) * (t[j] - mean);
-  float factor = 1.0f / sqrtf(squares / (float)(n - 1) + 1e-6f);
+  for (int j = 0; j < n; j++) squares += ((double)t[j] - mean) * ((double)t[j] - mean);
+  double factor = 1.0 / sqrt(squares / (n - 1) + 1e-6);
 #pragma omp simd
-  for (int j = 0; j < n; j++) t[j] = (t[j] - mean) * factor;
+  for (int j = 0; j < n; j++) t[j] = (float)(((double)t[j] - mean) * factor);
 }
 
 NP_INLINE double compare(bool bf16, int n, float scale, const float *t, const void *pred, void *dpred) {

@@ -1,0 +1,62 @@
+/* GELU against libm's erfc in float64, its slope against finite differences. */
+#include "ops_harness.h"
+
+static double gelu(const double *x, void *context) {
+  (void)context;
+  return 0.5 * x[0] * erfc(-x[0] / sqrt(2.0));
+}
+
+/* Values from -15 to 15, many near 0, and 0 itself. */
+static double argument(harness *h, int64_t i, int64_t n) {
+  if (i == 0) return 0.0;
+  return i % 2 ? 30.0 * (double)i / (double)n - 15.0 : h_normal(h);
+}
+
+static void values(harness *h) {
+  static const int64_t counts[] = {1, 7, 64, 65, 1000, 40003};
+  for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+    int64_t n = counts[c];
+    double *dy64, *y64 = h_take_f64(h, n), *dx64 = h_take_f64(h, n);
+    void *x = h_take_act(h, n), *y = h_take_act(h, n), *dx = h_take_act(h, n), *twice = h_take_act(h, n);
+    void *dy = h_normal_act(h, n, 1.0, &dy64);
+    h_case(h, "count %lld", (long long)n);
+    for (int64_t i = 0; i < n; i++) {
+      h_set(h, x, i, argument(h, i, n));
+      double value = h_get(h, x, i);
+      y64[i] = gelu(&value, NULL);
+      dx64[i] = dy64[i] * h_slope(gelu, &value, 0, NULL);
+    }
+    H_OK(h->ops->gelu_forward(h->ops, n, x, y));
+    H_OK(h->ops->gelu_forward(h->ops, n, x, twice));
+    assert_memory_equal(y, twice, (size_t)n * h_size(h));
+    H_OK(h->ops->gelu_backward(h->ops, n, x, dy, dx));
+    h_close_act(h, "y", n, y, y64, 2e-7);
+    h_close_act(h, "dx", n, dx, dx64, 4e-7);
+    /* The tail keeps its relative accuracy down to where float32 ends. */
+    for (int64_t i = 0; i < n && h->act == NP_F32; i++)
+      if (fabs(y64[i]) > 1e-36) h_near(h, "y in the tail", h_get(h, y, i), y64[i], 8e-6 * fabs(y64[i]));
+
+    memcpy(twice, x, (size_t)n * h_size(h)); /* in place */
+    H_OK(h->ops->gelu_forward(h->ops, n, twice, twice));
+    assert_memory_equal(y, twice, (size_t)n * h_size(h));
+    H_OK(h->ops->gelu_backward(h->ops, n, x, dy, dy));
+    assert_memory_equal(dx, dy, (size_t)n * h_size(h));
+    h_finish(h);
+  }
+}
+
+static void surfacing(harness *h) {
+  void *x = h_take_act(h, 3), *y = h_take_act(h, 3);
+  for (int i = 0; i < 3; i++) h_set(h, x, i, i == 1 ? NAN : 1.0);
+  H_OK(h->ops->gelu_forward(h->ops, 3, x, y));
+  assert_true(!isnan(h_get(h, y, 0)) && isnan(h_get(h, y, 1)) && !isnan(h_get(h, y, 2)));
+}
+
+H_TEST(test_values, values)
+
+H_TEST(test_nan_surfaces, surfacing)
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_values), cmocka_unit_test(test_nan_surfaces)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

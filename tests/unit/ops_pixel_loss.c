@@ -1,0 +1,118 @@
+/* The pixel loss against a float64 reference written from the images, its gradient against finite differences. */
+#include "ops_harness.h"
+
+typedef struct image_case {
+  int batch, height, width, channels, patch;
+  bool normalize, bytes;
+} image_case;
+
+/* Value (y, x, c) of the image as the contract normalises it: a float32, for a patch of nearly one colour is
+ * standardised by a tiny deviation and would show any other rounding. */
+static double pixel(const np_pixels *p, int64_t b, int y, int x, int c) {
+  if (!p->u8) return (double)p->f32[((b * p->channels + c) * p->height + y) * p->width + x];
+  double level = p->u8[((b * p->height + y) * p->width + x) * p->channels + c] / 255.0;
+  return (double)(float)((level - (double)p->mean[c]) / (double)p->std[c]);
+}
+
+/* The target of row r in (row, column, channel) order. */
+static void target(const np_pixels *p, int index, bool normalize, double *t) {
+  int across = p->width / p->patch, tokens = across * (p->height / p->patch), next = index % tokens + 1;
+  int n = p->patch * p->patch * p->channels, at = 0;
+  for (int y = 0; y < p->patch; y++)
+    for (int x = 0; x < p->patch; x++)
+      for (int c = 0; c < p->channels; c++)
+        t[at++] = pixel(p, index / tokens, next / across * p->patch + y, next % across * p->patch + x, c);
+  if (!normalize) return;
+  double mean = 0.0, var = 0.0;
+  for (int j = 0; j < n; j++) mean += t[j] / n;
+  for (int j = 0; j < n; j++) var += (t[j] - mean) * (t[j] - mean) / (n - 1);
+  for (int j = 0; j < n; j++) t[j] = (t[j] - mean) / sqrt(var + 1e-6);
+}
+
+typedef struct row {
+  int n;
+  const double *t;
+} row;
+
+static double row_loss(const double *pred, void *context) {
+  const row *r = context;
+  double sum = 0.0;
+  for (int j = 0; j < r->n; j++) sum += (pred[j] - r->t[j]) * (pred[j] - r->t[j]);
+  return sum / r->n;
+}
+
+static np_pixels make_pixels(harness *h, const image_case *c) {
+  np_pixels p = {.batch = c->batch, .height = c->height, .width = c->width, .channels = c->channels, .patch = c->patch};
+  int64_t all = (int64_t)c->batch * c->height * c->width * c->channels;
+  for (int k = 0; k < 3; k++) {
+    p.mean[k] = 0.45f + 0.01f * (float)k;
+    p.std[k] = 0.22f + 0.01f * (float)k;
+  }
+  if (c->bytes) {
+    uint8_t *u8 = h_take(h, (size_t)all);
+    for (int64_t i = 0; i < all; i++) u8[i] = (uint8_t)(256.0 * h_uniform(h));
+    memset(u8, 77, (size_t)all / 4); /* flat patches: variance 0 */
+    p.u8 = u8;
+  } else {
+    double *unused;
+    p.f32 = h_normal_f32(h, all, 1.0, &unused);
+  }
+  return p;
+}
+
+static void one_case(harness *h, const image_case *c) {
+  const np_pixels p = make_pixels(h, c);
+  int tokens = c->height / c->patch * (c->width / c->patch), n = c->patch * c->patch * c->channels;
+  int32_t *index = h_take(h, sizeof *index * (size_t)(c->batch * tokens));
+  int64_t rows = 0;
+  for (int i = 0; i < c->batch * tokens; i++) /* no target behind the last token; image 0 with all, others with some */
+    if (i % tokens != tokens - 1 && (i < tokens || i % 3)) index[rows++] = i;
+  double *pred64, *t = h_take_f64(h, n), *want = h_take_f64(h, rows * n), sum = 0.0, loss = 100.0;
+  const double scale = 0.37;
+  void *pred = h_normal_act(h, rows * n, 1.0, &pred64), *dpred = h_take_act(h, rows * n);
+  for (int64_t r = 0; r < rows; r++) {
+    target(&p, index[r], c->normalize, t);
+    row context = {n, t};
+    sum += row_loss(pred64 + r * n, &context);
+    for (int j = 0; j < n; j++) want[r * n + j] = scale * h_slope(row_loss, pred64 + r * n, j, &context);
+  }
+  H_OK(h->ops->pixel_loss(h->ops, &p, rows, index, c->normalize, (float)scale, pred, dpred, &loss, false));
+  h_near(h, "loss", loss, sum, 1e-6 * sum);
+  h_close_act(h, "dpred", rows * n, dpred, want, 1e-6);
+  double first = loss;
+  H_OK(h->ops->pixel_loss(h->ops, &p, rows, index, c->normalize, (float)scale, pred, NULL, &loss, true));
+  h_near(h, "accumulated loss", loss, 2.0 * sum, 2e-6 * sum);
+  H_OK(
+      h->ops->pixel_loss(h->ops, &p, rows, index, c->normalize, (float)scale, pred, pred, &loss, false)); /* in place */
+  assert_true(loss == first);
+  assert_memory_equal(pred, dpred, (size_t)(rows * n) * h_size(h));
+  h_finish(h);
+}
+
+static void cases(harness *h) {
+  static const image_case all[] = {
+      {2, 8, 12, 3, 4, true, true},  {2, 8, 12, 3, 4, false, true},  {1, 28, 14, 1, 14, true, true},
+      {3, 6, 6, 3, 2, true, false},  {2, 28, 70, 3, 14, true, true}, {1, 28, 14, 1, 14, false, false},
+      {4, 32, 32, 3, 4, true, true},
+  };
+  for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
+    h_case(h, "case %zu", k);
+    one_case(h, &all[k]);
+  }
+}
+
+static void nothing(harness *h) {
+  const image_case c = {1, 4, 4, 3, 2, true, true};
+  const np_pixels p = make_pixels(h, &c);
+  double loss = 3.0;
+  H_OK(h->ops->pixel_loss(h->ops, &p, 0, NULL, true, 1.0f, NULL, NULL, &loss, false));
+  assert_true(loss == 0.0);
+}
+
+H_TEST(test_cases, cases)
+H_TEST(test_no_rows, nothing)
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_cases), cmocka_unit_test(test_no_rows)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,160 @@
+/* Operators of the probe against float64, their gradients against finite differences. */
+#include "ops_harness.h"
+
+/* ---- batch normalisation ---- */
+
+static void batch_norm_case(harness *h, int rows, int width, bool train) {
+  const double eps = 1e-6, momentum = 0.1;
+  int64_t all = (int64_t)rows * width;
+  double *x64, *mean64, *var64, *want = h_take_f64(h, all);
+  float *x = h_normal_f32(h, all, 2.0, &x64), *y = h_take_f32(h, all), *mean = h_normal_f32(h, width, 1.0, &mean64);
+  float *var = h_normal_f32(h, width, 1.0, &var64);
+  h_case(h, "%d rows of %d, train %d", rows, width, train);
+  for (int64_t i = 0; i < all; i++) x64[i] = (double)(x[i] += 40.0f);
+  for (int j = 0; j < width; j++) {
+    var64[j] = (double)(var[j] = 0.5f + fabsf(var[j]));
+    double m = mean64[j], v = var64[j];
+    if (train) {
+      m = v = 0.0;
+      for (int r = 0; r < rows; r++) m += x64[(int64_t)r * width + j] / rows;
+      for (int r = 0; r < rows; r++) v += pow(x64[(int64_t)r * width + j] - m, 2) / rows;
+      mean64[j] = (1 - momentum) * mean64[j] + momentum * m;
+      var64[j] = (1 - momentum) * var64[j] + momentum * v * rows / (rows > 1 ? rows - 1 : 1);
+    }
+    for (int r = 0; r < rows; r++) want[(int64_t)r * width + j] = (x64[(int64_t)r * width + j] - m) / sqrt(v + eps);
+  }
+  H_OK(h->ops->batch_norm(h->ops, rows, width, (float)eps, (float)momentum, train, x, mean, var, y));
+  h_close_f32(h, "y", all, y, want,
+              rows == 1 && train ? 1.0 : 1e-5); /* of one row, rounding over sqrt(eps) is all there is */
+  h_close_f32(h, "running mean", width, mean, mean64, 3e-7);
+  h_close_f32(h, "running variance", width, var, var64, 1e-6);
+  H_OK(h->ops->batch_norm(h->ops, rows, width, (float)eps, (float)momentum, false, x, mean, var, y));
+  H_OK(h->ops->batch_norm(h->ops, rows, width, (float)eps, (float)momentum, false, x, mean, var, x)); /* in place */
+  assert_memory_equal(x, y, (size_t)all * sizeof *x);
+  h_finish(h);
+}
+
+static void batch_norms(harness *h) {
+  static const int shapes[][2] = {{1, 8}, {7, 65}, {64, 130}, {3000, 24}};
+  for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
+    for (int train = 0; train < 2; train++) batch_norm_case(h, shapes[k][0], shapes[k][1], train);
+}
+
+/* ---- pooling ---- */
+
+typedef struct pool {
+  int batch, tokens, heads, width;
+  const double *x, *dpooled;
+  double *weight, *pooled;
+} pool;
+
+/* Σ pooled·dpooled as a function of u. */
+static double pool_reference(const double *u, void *context) {
+  const pool *p = context;
+  double sum = 0.0;
+  for (int b = 0; b < p->batch; b++)
+    for (int i = 0; i < p->heads; i++) {
+      double *w = p->weight + ((int64_t)b * p->heads + i) * p->tokens, total = 0.0, top = -INFINITY;
+      double *o = p->pooled + ((int64_t)b * p->heads + i) * p->width;
+      const double *d = p->dpooled + (o - p->pooled);
+      for (int n = 0; n < p->tokens; n++) {
+        const double *x = p->x + ((int64_t)b * p->tokens + n) * p->width;
+        w[n] = 0.0;
+        for (int j = 0; j < p->width; j++) w[n] += x[j] * u[i * p->width + j];
+        top = fmax(top, w[n]);
+      }
+      for (int n = 0; n < p->tokens; n++) total += w[n] = exp(w[n] - top);
+      for (int n = 0; n < p->tokens; n++) w[n] /= total;
+      for (int j = 0; j < p->width; j++) {
+        o[j] = 0.0;
+        for (int n = 0; n < p->tokens; n++) o[j] += w[n] * p->x[((int64_t)b * p->tokens + n) * p->width + j];
+        sum += o[j] * d[j];
+      }
+    }
+  return sum;
+}
+
+static void pool_case(harness *h, int batch, int tokens, int heads, int width) {
+  int64_t rows = (int64_t)batch * tokens, weights = rows * heads, pooleds = (int64_t)batch * heads * width;
+  int us = heads * width;
+  double *x64, *u64, *dpooled64, *du64 = h_take_f64(h, us);
+  float *x = h_normal_f32(h, rows * width, 1.0, &x64), *u = h_normal_f32(h, us, 1.0 / sqrt(width), &u64);
+  float *dpooled = h_normal_f32(h, pooleds, 1.0, &dpooled64), *weight = h_take_f32(h, weights);
+  float *pooled = h_take_f32(h, pooleds), *du = h_take_f32(h, us), *twice = h_take_f32(h, us);
+  pool p = {batch, tokens, heads, width, x64, dpooled64, h_take_f64(h, weights), h_take_f64(h, pooleds)};
+  h_case(h, "B%d N%d h%d D%d", batch, tokens, heads, width);
+  for (int i = 0; i < us; i++) du64[i] = h_slope(pool_reference, u64, i, &p);
+  pool_reference(u64, &p);
+  H_OK(h->ops->pool_forward(h->ops, batch, tokens, heads, width, x, u, weight, pooled));
+  h_close_f32(h, "weight", weights, weight, p.weight, 3e-6);
+  h_close_f32(h, "pooled", pooleds, pooled, p.pooled, 3e-6);
+  H_OK(h->ops->pool_backward(h->ops, batch, tokens, heads, width, x, weight, dpooled, du, false));
+  H_OK(h->ops->pool_backward(h->ops, batch, tokens, heads, width, x, weight, dpooled, twice, false));
+  h_close_f32(h, "du", us, du, du64, 1e-5);
+  assert_memory_equal(du, twice, (size_t)us * sizeof *du);
+  H_OK(h->ops->pool_backward(h->ops, batch, tokens, heads, width, x, weight, dpooled, twice, true));
+  for (int i = 0; i < us; i++) assert_true(twice[i] == 2.0f * du[i]);
+  h_finish(h);
+}
+
+static void pools(harness *h) {
+  pool_case(h, 1, 1, 1, 8);
+  pool_case(h, 3, 7, 2, 24);
+  pool_case(h, 2, 65, 3, 48);
+  pool_case(h, 5, 10, 5, 40);
+  pool_case(h, 2, 4, 17, 34);
+}
+
+/* ---- cross-entropy ---- */
+
+typedef struct label_of {
+  int classes, label;
+} label_of;
+
+static double cross_entropy(const double *logits, void *context) {
+  const label_of *l = context;
+  double top = -INFINITY, sum = 0.0;
+  for (int j = 0; j < l->classes; j++) top = fmax(top, logits[j]);
+  for (int j = 0; j < l->classes; j++) sum += exp(logits[j] - top);
+  return log(sum) + top - logits[l->label];
+}
+
+static void cross_entropy_case(harness *h, int batch, int classes) {
+  int64_t all = (int64_t)batch * classes;
+  const double scale = 0.25;
+  double *logits64, *want = h_take_f64(h, all), sum = 0.0, loss = 1.0, again = 2.0;
+  float *logits = h_normal_f32(h, all, 6.0, &logits64), *dlogits = h_take_f32(h, all);
+  int32_t *labels = h_take(h, (size_t)batch * sizeof *labels);
+  h_case(h, "B%d, %d classes", batch, classes);
+  for (int b = 0; b < batch; b++) {
+    label_of context = {classes, labels[b] = (int32_t)(h_uniform(h) * classes)};
+    sum += cross_entropy(logits64 + (int64_t)b * classes, &context);
+    for (int j = 0; j < classes; j++)
+      want[(int64_t)b * classes + j] = scale * h_slope(cross_entropy, logits64 + (int64_t)b * classes, j, &context);
+  }
+  H_OK(h->ops->cross_entropy(h->ops, batch, classes, (float)scale, logits, labels, NULL, &again));
+  H_OK(h->ops->cross_entropy(h->ops, batch, classes, (float)scale, logits, labels, dlogits, &loss));
+  assert_true(loss == again);
+  h_near(h, "loss", loss, sum, 1e-6 * (1.0 + sum));
+  h_close_f32(h, "dlogits", all, dlogits, want, 1e-6);
+  H_OK(h->ops->cross_entropy(h->ops, batch, classes, (float)scale, logits, labels, logits, &loss)); /* in place */
+  assert_memory_equal(logits, dlogits, (size_t)all * sizeof *logits);
+  h_finish(h);
+}
+
+static void cross_entropies(harness *h) {
+  cross_entropy_case(h, 1, 1);
+  cross_entropy_case(h, 7, 10);
+  cross_entropy_case(h, 40, 130);
+  cross_entropy_case(h, 1, 1000);
+}
+
+H_TEST(test_batch_norm, batch_norms)
+H_TEST(test_pool, pools)
+H_TEST(test_cross_entropy, cross_entropies)
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_batch_norm), cmocka_unit_test(test_pool),
+                                     cmocka_unit_test(test_cross_entropy)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

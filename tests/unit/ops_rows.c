@@ -1,0 +1,154 @@
+/* Elements and rows: conversion, axpy, patches, tables, gather and scatter, column sums. */
+#include "ops_harness.h"
+
+static void elements(harness *h) {
+  static const int64_t counts[] = {0, 1, 7, 65, 70001};
+  for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
+    int64_t n = counts[c];
+    double *in64, *x64, *y64;
+    float *in = h_normal_f32(h, n, 3.0, &in64), *y = h_normal_f32(h, n, 1.0, &y64);
+    void *x = h_normal_act(h, n, 1.0, &x64), *out = h_take_act(h, n);
+    h_case(h, "count %lld", (long long)n);
+    if (n > 5) {
+      in64[3] = in[3] = INFINITY;
+      in64[4] = in[4] = 1.00390625f; /* a tie between two bf16 values: to the even one, 1 */
+      in64[5] = in[5] = 1.01171875f; /* a tie: to the even one, 1.015625 */
+      in[1] = NAN;
+    }
+    H_OK(h->ops->to_act(h->ops, n, in, out));
+    for (int64_t i = 0; i < n; i++) {
+      double got = h_get(h, out, i);
+      if (i == 1 && n > 5) assert_true(isnan(got));
+      else if (!(got == h_round(h, in64[i]))) fail_msg("%s: %g became %g", h->name, in64[i], got);
+    }
+    if (n > 5 && h->act == NP_BF16) assert_true(h_get(h, out, 4) == 1.0 && h_get(h, out, 5) == 1.015625);
+
+    H_OK(h->ops->axpy(h->ops, n, -0.75f, x, y));
+    for (int64_t i = 0; i < n; i++) y64[i] += -0.75 * x64[i];
+    h_close_f32(h, "axpy", n, y, y64, 1e-7);
+    H_OK(h->ops->zero(h->ops, out, (size_t)n * h_size(h)));
+    for (int64_t i = 0; i < n; i++) assert_true(h_get(h, out, i) == 0.0);
+    h_finish(h);
+  }
+}
+
+static void patches(harness *h) {
+  static const struct {
+    int batch, height, width, channels, patch;
+  } cases[] = {{2, 8, 12, 3, 4}, {1, 28, 14, 1, 14}, {3, 3, 3, 3, 1}, {2, 64, 64, 3, 8}};
+  for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+    int B = cases[k].batch, H = cases[k].height, W = cases[k].width, C = cases[k].channels, P = cases[k].patch;
+    np_pixels pixels = {.batch = B, .height = H, .width = W, .channels = C, .patch = P};
+    int across = W / P, tokens = across * (H / P), values = P * P * C;
+    int64_t all = (int64_t)B * H * W * C;
+    uint8_t *u8 = h_take(h, (size_t)all);
+    float *f32 = h_take_f32(h, all);
+    double *want = h_take_f64(h, all);
+    void *out = h_take_act(h, all), *planar = h_take_act(h, all);
+    h_case(h, "case %zu", k);
+    for (int c = 0; c < 3; c++) {
+      pixels.mean[c] = 0.4f + 0.05f * (float)c;
+      pixels.std[c] = 0.2f + 0.01f * (float)c;
+    }
+    for (int64_t i = 0; i < all; i++) u8[i] = (uint8_t)(256.0 * h_uniform(h));
+    for (int b = 0; b < B; b++)
+      for (int y = 0; y < H; y++)
+        for (int x = 0; x < W; x++)
+          for (int c = 0; c < C; c++) {
+            double v =
+                (u8[(((int64_t)b * H + y) * W + x) * C + c] / 255.0 - (double)pixels.mean[c]) / (double)pixels.std[c];
+            int token = y / P * across + x / P;
+            want[((int64_t)b * tokens + token) * values + (c * P + y % P) * P + x % P] = v;
+            f32[(((int64_t)b * C + c) * H + y) * W + x] = (float)v;
+          }
+    pixels.u8 = u8;
+    H_OK(h->ops->patchify(h->ops, &pixels, out));
+    h_close_act(h, "patches of bytes", all, out, want, 2e-7);
+    pixels.u8 = NULL;
+    pixels.f32 = f32;
+    H_OK(h->ops->patchify(h->ops, &pixels, planar));
+    h_close_act(h, "patches of floats", all, planar, want, 2e-7);
+    h_finish(h);
+  }
+}
+
+static void tables(harness *h) {
+  enum { TOKENS = 7, WIDTH = 40 };
+  double *table64, *x64;
+  float *table = h_normal_f32(h, TOKENS * WIDTH, 1.0, &table64);
+  void *x = h_normal_act(h, 3 * TOKENS * WIDTH, 1.0, &x64);
+  for (int r = 0; r < 3 * TOKENS; r++)
+    for (int j = 0; j < WIDTH; j++) x64[r * WIDTH + j] += table64[r % TOKENS * WIDTH + j];
+  H_OK(h->ops->add_table(h->ops, 3 * TOKENS, WIDTH, TOKENS, NULL, table, x));
+  h_close_act(h, "table", 3 * TOKENS * WIDTH, x, x64, 1e-7);
+
+  static const int32_t index[] = {0, 6, 7, 12, 20};
+  void *few = h_normal_act(h, 5 * WIDTH, 1.0, &x64);
+  for (int r = 0; r < 5; r++)
+    for (int j = 0; j < WIDTH; j++) x64[r * WIDTH + j] += table64[index[r] % TOKENS * WIDTH + j];
+  H_OK(h->ops->add_table(h->ops, 5, WIDTH, TOKENS, index, table, few));
+  h_close_act(h, "table by index", 5 * WIDTH, few, x64, 1e-7);
+}
+
+static void gathering(harness *h) {
+  static const struct {
+    int64_t rows, total;
+    int width;
+  } cases[] = {{0, 5, 8}, {1, 1, 8}, {3, 10, 7}, {10, 10, 16}, {400, 1000, 192}};
+  for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+    int64_t rows = cases[k].rows, total = cases[k].total;
+    int width = cases[k].width;
+    int32_t *index = h_take(h, (size_t)rows * sizeof *index);
+    double *x64, *dy64, *dx64 = h_take_f64(h, total * width), *y64 = h_take_f64(h, rows * width);
+    void *x = h_normal_act(h, total * width, 1.0, &x64), *y = h_take_act(h, rows * width);
+    void *dy = h_normal_act(h, rows * width, 1.0, &dy64), *dx = h_take_act(h, total * width);
+    h_case(h, "case %zu", k);
+    memset(dx64, 0, (size_t)(total * width) * sizeof *dx64);
+    for (int64_t r = 0; r < rows; r++) {
+      index[r] = (int32_t)((r + 1) * total / rows - 1); /* ascending, the last row among them */
+      memcpy(y64 + r * width, x64 + index[r] * width, (size_t)width * sizeof *y64);
+      memcpy(dx64 + index[r] * width, dy64 + r * width, (size_t)width * sizeof *y64);
+    }
+    H_OK(h->ops->gather_rows(h->ops, rows, width, index, x, y));
+    H_OK(h->ops->scatter_rows(h->ops, rows, total, width, index, dy, dx));
+    for (int64_t i = 0; i < rows * width; i++) assert_true(h_get(h, y, i) == y64[i]);
+    for (int64_t i = 0; i < total * width; i++) assert_true(h_get(h, dx, i) == dx64[i]);
+    h_finish(h);
+  }
+}
+
+static void column_sums(harness *h) {
+  static const int shapes[][2] = {{1, 1}, {7, 65}, {64, 300}, {300, 7}, {5000, 48}};
+  for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
+    int rows = shapes[k][0], width = shapes[k][1];
+    double *x64, *sum = h_take_f64(h, width);
+    void *x = h_normal_act(h, (int64_t)rows * width, 1.0, &x64);
+    float *out = h_take_f32(h, width), *twice = h_take_f32(h, width);
+    h_case(h, "%d rows of %d", rows, width);
+    for (int j = 0; j < width; j++) {
+      sum[j] = 0.0;
+      for (int r = 0; r < rows; r++) sum[j] += x64[(int64_t)r * width + j];
+    }
+    H_OK(h->ops->column_sum(h->ops, rows, width, x, out, false));
+    H_OK(h->ops->column_sum(h->ops, rows, width, x, twice, false));
+    assert_memory_equal(out, twice, (size_t)width * sizeof *out);
+    h_close_f32(h, "sum", width, out, sum, 2e-6);
+    H_OK(h->ops->column_sum(h->ops, rows, width, x, out, true));
+    for (int j = 0; j < width; j++) sum[j] *= 2.0;
+    h_close_f32(h, "accumulated sum", width, out, sum, 2e-6);
+    h_finish(h);
+  }
+}
+
+H_TEST(test_elements, elements)
+H_TEST(test_patches, patches)
+H_TEST(test_tables, tables)
+H_TEST(test_gathering, gathering)
+H_TEST(test_column_sums, column_sums)
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_elements), cmocka_unit_test(test_patches),
+                                     cmocka_unit_test(test_tables), cmocka_unit_test(test_gathering),
+                                     cmocka_unit_test(test_column_sums)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
