@@ -1,0 +1,287 @@
+/* A run that is stopped and goes on: by signals, after damage, with other workers; and what may not go on. */
+#include "system/run.h"
+#include "unit/temp.h"
+
+#include "train/checkpoint.h"
+#include "train/metrics.h"
+
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/resource.h>
+#include <time.h>
+
+static np_run_result result;
+static char *work; /* a folder with recipe.yaml, images/train and the undisturbed run `whole` */
+
+static const char recipe[] =
+    "threads: 1\n"
+    "precision: fp32\n"
+    "model: {image_size: [16, 16], patch_size: 4, width: 32, blocks: 2, heads: 2, head_width: 32, "
+    "head_blocks: 1}\n"
+    "train: {steps: 200, batch: 8, log_every: 1}\n"
+    "checkpoint: {every: 20, keep_last: 3}\n";
+enum { STEPS = 200 };
+
+/* pretrain in run folder `run` with these keys. */
+#define TRAIN(run, ...)                                                                                                \
+  np_run((const char *const[]){NP_PROGRAM, "pretrain", "recipe.yaml", "data.train=images/train", "run.dir=" run,       \
+                               __VA_ARGS__, NULL},                                                                     \
+         &result)
+
+static void assert_done(void) {
+  if (result.exit_code != 0) fail_msg("exit status %d: %s", result.exit_code, result.err);
+}
+
+/* Exit status, and `what` in the one error line, which comes last. */
+static void assert_failed(int exit_code, const char *what) {
+  const char *line = strstr(result.err, "error: ");
+  if (result.exit_code != exit_code || !line || !strstr(line, what) || strchr(line, '\n') != line + strlen(line) - 1)
+    fail_msg("wanted exit status %d and an error line with '%s', got %d: %s", exit_code, what, result.exit_code,
+             result.err);
+}
+
+static void assert_same_end(const char *run) {
+  char *bytes[2];
+  size_t size[2];
+  const char *runs[] = {"whole", run};
+  for (int i = 0; i < 2; i++) {
+    char *path = np_format("%s/checkpoints/step-%08d/" NP_CHECKPOINT_MODEL, runs[i], STEPS);
+    assert_ok(np_file_read(path, 1 << 24, &bytes[i], &size[i]));
+    free(path);
+  }
+  assert_int_equal(size[0], size[1]);
+  assert_memory_equal(bytes[0], bytes[1], size[0]);
+  free(bytes[0]);
+  free(bytes[1]);
+}
+
+static int make_work(void **state) {
+  if (temp_setup(state) != 0) return -1;
+  work = *state;
+  if (chdir(work) != 0 || np_file_write("recipe.yaml", recipe, strlen(recipe)) != NP_OK) return -1;
+  np_run((const char *const[]){NP_PROGRAM, "synth", "images", "classes=4", "train=40", "val=4", "size=16", NULL},
+         &result);
+  if (result.exit_code != 0) return -1;
+  TRAIN("whole", "data.workers=2");
+  if (result.exit_code != 0) fprintf(stderr, "%s", result.err);
+  return result.exit_code;
+}
+
+static int remove_work(void **state) {
+  *state = work;
+  return chdir("/") != 0 || temp_teardown(state) != 0;
+}
+
+/* ---- signals ----------------------------------------------------------------------------------------------------- */
+
+static void nap(void) { nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL); }
+
+static int line_count(const char *run) {
+  np_metric *lines;
+  int count;
+  assert_ok(np_metrics_read(run, &lines, &count));
+  free(lines);
+  return count;
+}
+
+/* Start a run, or go on with it, and wait until it has done a step. */
+static pid_t start(const char *run) {
+  char *dir = np_format("run.dir=%s", run);
+  int status, before = line_count(run);
+  pid_t child = fork();
+  assert_true(child >= 0);
+  if (child == 0) {
+    dup2(open("/dev/null", O_WRONLY), 2);
+    execl(NP_PROGRAM, NP_PROGRAM, "pretrain", "recipe.yaml", "data.train=images/train", dir, (char *)NULL);
+    _exit(127);
+  }
+  while (line_count(run) <= before) {
+    assert_int_equal(waitpid(child, &status, WNOHANG), 0);
+    nap();
+  }
+  free(dir);
+  return child;
+}
+
+static void stopped_by_signals(void **state) {
+  static const int signals[] = {SIGTERM, SIGUSR1, SIGINT};
+  int64_t *steps;
+  int count, status;
+  (void)state;
+  for (int i = 0; i < 3; i++) {
+    pid_t child = start("stopped");
+    kill(child, signals[i]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 75);
+    assert_ok(np_checkpoint_list("stopped", &steps, &count));
+    assert_true(count > 0);
+    assert_int_equal(line_count("stopped"), steps[count - 1]); /* nothing was done that is not in the checkpoint */
+    free(steps);
+  }
+  TRAIN("stopped", "run.resume=must");
+  assert_done();
+  assert_same_end("stopped");
+  TRAIN("stopped", "run.resume=must");
+  assert_done();
+  assert_non_null(strstr(result.err, "'stopped' is complete"));
+}
+
+static void one_process_a_folder(void **state) {
+  int status;
+  (void)state;
+  pid_t child = start("locked");
+  TRAIN("locked", "data.workers=1");
+  assert_failed(1, "another process");
+  kill(child, SIGKILL);
+  waitpid(child, &status, 0);
+  TRAIN("locked", "data.workers=1"); /* a killed process leaves no lock */
+  assert_done();
+  assert_same_end("locked");
+}
+
+/* ---- equal bits -------------------------------------------------------------------------------------------------- */
+
+static void workers_and_logging_do_not_matter(void **state) {
+  (void)state;
+  TRAIN("workers", "data.workers=5", "data.prefetch=4", "train.log_every=50", "checkpoint.every=70");
+  assert_done();
+  assert_same_end("workers");
+}
+
+/* Micro-batches: the same mathematics, so the same loss but for rounding. */
+static void accumulation(void **state) {
+  np_metric *whole, *cut;
+  int count, cut_count;
+  (void)state;
+  TRAIN("micro", "train.micro_batch=2");
+  assert_done();
+  assert_ok(np_metrics_read("whole", &whole, &count));
+  assert_ok(np_metrics_read("micro", &cut, &cut_count));
+  assert_int_equal(count, cut_count);
+  for (int i = 0; i < 20; i++)
+    if (!(fabs(whole[i].loss - cut[i].loss) <= 1e-4 * whole[i].loss) ||
+        !(fabs(whole[i].grad_norm - cut[i].grad_norm) <= 1e-3 * whole[i].grad_norm))
+      fail_msg("step %d: loss %.9g, norm %.9g; in micro-batches %.9g, %.9g", i + 1, whole[i].loss, whole[i].grad_norm,
+               cut[i].loss, cut[i].grad_norm);
+  free(whole);
+  free(cut);
+}
+
+/* ---- damage ------------------------------------------------------------------------------------------------------ */
+
+static void damaged_checkpoint(void **state) {
+  int64_t *steps;
+  int count, status;
+  (void)state;
+  pid_t child = start("damaged");
+  do { /* until two checkpoints are there */
+    nap();
+    assert_ok(np_checkpoint_list("damaged", &steps, &count));
+    free(steps);
+  } while (count < 2 && waitpid(child, &status, WNOHANG) == 0);
+  kill(child, SIGKILL);
+  waitpid(child, &status, 0);
+  assert_ok(np_checkpoint_list("damaged", &steps, &count));
+  char *path = np_format("damaged/checkpoints/step-%08d/" NP_CHECKPOINT_MOMENTS, (int)steps[count - 1]);
+  assert_int_equal(truncate(path, 1000), 0);
+  free(path);
+  free(steps);
+  TRAIN("damaged", "run.resume=auto");
+  assert_failed(1, "optimizer.safetensors has 1000 bytes");
+  TRAIN("damaged", "checkpoint.fallback=true");
+  assert_done();
+  assert_same_end("damaged");
+}
+
+/* Files may not grow beyond 8 KiB: the first checkpoint cannot be written. */
+static void full_disk(void **state) {
+  struct rlimit before, small;
+  int64_t *steps;
+  int count;
+  (void)state;
+  assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+  small = (struct rlimit){8192, before.rlim_max};
+  signal(SIGXFSZ, SIG_IGN);
+  assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+  TRAIN("full", "train.log_every=100");
+  assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+  assert_failed(1, "model.safetensors': File too large");
+  assert_ok(np_checkpoint_list("full", &steps, &count));
+  assert_int_equal(count, 0);
+  free(steps);
+  TRAIN("full", "train.log_every=100");
+  assert_done();
+  assert_same_end("full");
+}
+
+/* ---- refusals ---------------------------------------------------------------------------------------------------- */
+
+static void another_recipe_is_refused(void **state) {
+  (void)state;
+  TRAIN("whole", "optim.lr=0.5", "model.width=64", "seed=9");
+  assert_failed(2, "seed: 9 (was 0)");
+  assert_non_null(strstr(result.err, "model.width: 64 (was 32)"));
+  assert_non_null(strstr(result.err, "optim.lr: 0.5 (was 0.001)"));
+  TRAIN("whole", "train.steps=300");
+  assert_failed(2, "train.steps: 300 (was 200)");
+  TRAIN("whole", "data.train=images/val");
+  assert_failed(2, "other images");
+  TRAIN("whole", "run.resume=never");
+  assert_failed(2, "run.resume: never");
+  TRAIN("nothing", "run.resume=must");
+  assert_failed(2, "run.resume: must");
+  TRAIN("whole", "checkpoint.every=3", "train.log_every=7", "data.workers=3", "train.max_bad_steps=2");
+  assert_done();
+}
+
+static void what_cannot_run_is_refused(void **state) {
+  (void)state;
+  TRAIN("refused", "backend=cuda");
+  assert_failed(2, "no CUDA operators");
+  TRAIN("refused", "data.train=");
+  assert_failed(2, "data.train is not set");
+  TRAIN("refused", "data.train=absent");
+  assert_failed(1, "absent");
+  TRAIN("refused", "model.width=8192", "model.blocks=128", "model.heads=64");
+  assert_failed(1, "of memory and this machine grants");
+  setenv("RANK", "1", 1);
+  setenv("WORLD_SIZE", "2", 1);
+  TRAIN("refused", "seed=1");
+  assert_failed(2, "torchrun started 2 processes");
+  setenv("WORLD_SIZE", "two", 1);
+  TRAIN("refused", "seed=1");
+  assert_failed(2, "WORLD_SIZE='two'");
+  unsetenv("RANK");
+  unsetenv("WORLD_SIZE");
+  assert_int_not_equal(access("refused", F_OK), 0);
+}
+
+static void non_finite_steps_stop_the_run(void **state) {
+  np_metric *lines;
+  int count;
+  (void)state;
+  TRAIN("overflow", "optim.lr=1e6", "optim.lr_start=1e6", "optim.warmup=0", "optim.grad_clip=0",
+        "optim.weight_decay=1e6", "train.max_bad_steps=4");
+  assert_failed(1, "4 steps in a row");
+  assert_ok(np_metrics_read("overflow", &lines, &count));
+  assert_true(count > 0 && lines[count - 1].skipped_steps >= 3);
+  free(lines);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(stopped_by_signals),
+      cmocka_unit_test(one_process_a_folder),
+      cmocka_unit_test(workers_and_logging_do_not_matter),
+      cmocka_unit_test(accumulation),
+      cmocka_unit_test(damaged_checkpoint),
+      cmocka_unit_test(full_disk),
+      cmocka_unit_test(another_recipe_is_refused),
+      cmocka_unit_test(what_cannot_run_is_refused),
+      cmocka_unit_test(non_finite_steps_stop_the_run),
+  };
+  return cmocka_run_group_tests(tests, make_work, remove_work);
+}
