@@ -4,6 +4,7 @@
 #include "util/status.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -70,6 +71,7 @@ static np_status run(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+  signal(SIGXFSZ, SIG_IGN); /* a limit on file size is then an error of write, like a full disk, and not a kill */
   np_status st = run(argc, argv);
   switch (st) {
   case NP_OK:

@@ -20,10 +20,10 @@ typedef struct np_dataset {
   void *storage;
 } np_dataset;
 
-/* List `root`: class folders (root/CLASS/ and any depth below, links followed but never in a circle), a flat folder of images, or a
- * mix. Files are *.png, *.jpg, *.jpeg in any case; others are ignored, hidden ones too. `labelled` demands class folders and no image
- * beside them. An empty class folder is a class all the same. An empty result, an unreadable folder or a missing one is an error
- * naming it. */
+/* List `root`: class folders (root/CLASS/ and any depth below, links followed but never in a circle), a flat folder of
+ * images, or a mix. Files are *.png, *.jpg, *.jpeg in any case; others are ignored, hidden ones too. `labelled` demands
+ * class folders and no image beside them. An empty class folder is a class all the same. An empty result, an unreadable
+ * folder or a missing one is an error naming it. */
 np_status np_dataset_open(const char *root, bool labelled, np_dataset **out);
 void np_dataset_close(np_dataset *dataset);
 

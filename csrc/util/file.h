@@ -10,7 +10,8 @@
 /* Read a whole regular file; *out is malloc'ed with a NUL behind it. Files over `limit` bytes are NP_ERR_FORMAT. */
 np_status np_file_read(const char *path, size_t limit, char **out, size_t *size);
 
-/* A file that appears whole or not at all: written as a hidden temporary beside `path`, then synced, renamed, and the folder synced. */
+/* A file that appears whole or not at all: written as a hidden temporary beside `path`, then synced, renamed, and the
+ * folder synced. */
 typedef struct np_file_writer {
   int descriptor;
   char *path, *temporary;
@@ -21,10 +22,11 @@ np_status np_file_commit(np_file_writer *writer); /* on failure the temporary is
 void np_file_abort(np_file_writer *writer);       /* after begin failed or commit: nothing */
 
 np_status np_file_write(const char *path, const void *bytes, size_t size); /* begin, put, commit */
-/* The same without waiting for the disk, for thousands of small files: whole or absent after a kill, not after a power cut. */
+/* The same without waiting for the disk, for thousands of small files: whole or absent after a kill, not after a power
+ * cut. */
 np_status np_file_write_unsynced(const char *path, const void *bytes, size_t size);
 
-np_status np_folder_make(const char *path); /* with its parents; fine when there */
+np_status np_folder_make(const char *path);   /* with its parents; fine when there */
 np_status np_folder_remove(const char *path); /* with what it holds; fine when absent */
 np_status np_folder_sync(const char *path);
 
