@@ -11,6 +11,7 @@ double np_model_flops(const np_recipe_model *c, const int prefix_range[2], bool 
   }
   double head_tokens = all_tokens ? N : loss_tokens;
   double trunk = N * (c->blocks * (4 + 2 * ratio) * D * D + values * D);
+  trunk -= (N - head_tokens) * (1 + 2 * ratio) * D * D; /* projection and MLP of the last block */
   double head = head_tokens * (c->head_blocks * 2 * ratio * E * E + D * E + E * values);
   double attention = 2 * c->blocks * D * pairs; /* multiply-adds of q·k and of weights·v */
   return 2 * 3 * (trunk + head + attention);    /* two per multiply-add; backward costs twice forward */

@@ -52,6 +52,7 @@ struct np_model {
   float *trunk_table, *head_table; /* [N, D], [N, E] */
   uint8_t *pixels_u8;
   float *pixels_f32;
+  int32_t *loss_index;     /* all_tokens alone: the rows the loss looks at */
   int32_t *prefix, *index; /* [B], [R] */
   double *loss;            /* [1] */
 
@@ -63,9 +64,10 @@ struct np_model {
   float *post_mean, *post_rstd;
   void *post; /* [R, D] post_trunk_norm */
 
-  void *gathered;          /* [G, D] */
-  np_head_acts *head_acts; /* [M] */
-  void *head_out;          /* [G, E] */
+  void *kept_x, *kept_attention; /* [G, D] the last block's input and attention at the kept rows */
+  void *loss_pred;               /* [R, P·P·C] all_tokens alone: the predictions the loss looks at */
+  np_head_acts *head_acts;       /* [M] */
+  void *head_out;                /* [G, E] */
   float *decode_mean, *decode_rstd;
   void *decoded; /* [G, E] decoder_norm */
   void *pred;    /* [G, P·P·C], then its gradient */
@@ -79,8 +81,11 @@ struct np_model {
   np_pixels pixels;
   int count; /* images */
   bool bidirectional;
-  int64_t rows;        /* loss tokens (or all, with all_tokens or in predict) */
-  int64_t padded_rows; /* the same rounded up: so many rows enter the head, the last ones zeros */
+  bool loss_ready;     /* rows are those of the batch fed: a prediction chooses others */
+  int64_t loss_rows;   /* all_tokens alone */
+  bool trim;           /* the last block keeps only `rows` rows; else rows are all of them */
+  int64_t rows;        /* loss tokens; every token in predictions and with all_tokens */
+  int64_t padded_rows; /* the same rounded up: the last ones are zeros */
 };
 
 /* The lists of per-block pointers (host memory): acts, head_acts, blocks, head_blocks. */
@@ -102,16 +107,19 @@ np_status np_norm_forward(np_model *model, int64_t rows, int gain, int bias, con
 np_status np_norm_backward(np_model *model, int64_t rows, int gain, int bias, const void *dy, const void *x,
                            const float *mean, const float *rstd, const void *residual, void *dx, bool accumulate);
 
-/* Pixels fed → trunk. Runs blocks 0 .. last; last = L - 1 ends with post_trunk_norm in `post`. A callback, where given,
- * sees the raw output of each block as soon as it stands: [R, D] act. */
+/* Zero rows [m->rows, m->padded_rows) of a [padded_rows, width] act matrix. */
+np_status np_model_zero_padding(np_model *model, int width, void *x);
+
+/* Pixels fed → trunk. Runs blocks 0 .. last, then post_trunk_norm into `post`: [G, D] when the model trims, else [R,
+ * D]. A callback, where given, sees the raw output of each block as soon as it stands: [R, D] act. */
 typedef np_status (*np_block_seen)(void *context, int block, const void *output);
 np_status np_trunk_forward(np_model *model, int last, np_block_seen seen, void *context);
-/* grad_x holds the gradient of `post`; fills the trunk's gradients. */
+/* grad_y holds the gradient of `post`; fills the trunk's gradients. */
 np_status np_trunk_backward(np_model *model, bool accumulate);
 
-/* Rows `index` of `post` → pred. */
+/* `post` → pred. */
 np_status np_pixel_head_forward(np_model *model);
-/* pred holds its own gradient; leaves the gradient of `post` in grad_x. */
+/* pred holds its own gradient; leaves the gradient of `post` in grad_y. */
 np_status np_pixel_head_backward(np_model *model, bool accumulate);
 
 static inline int np_model_tokens(const np_model *m) { return np_recipe_tokens(&m->config); }

@@ -55,7 +55,9 @@ static void lay_head_blocks(np_model *m, np_arena *arena, size_t rows, size_t ac
 static void lay_head(np_model *m, np_arena *arena, size_t rows, size_t act) {
   size_t D = (size_t)m->config.width, E = (size_t)m->config.head_width,
          values = (size_t)np_recipe_patch_values(&m->config);
-  m->gathered = np_arena_take(arena, rows * D * act);
+  m->kept_x = np_arena_take(arena, rows * D * act);
+  m->kept_attention = np_arena_take(arena, rows * D * act);
+  if (m->options.all_tokens) m->loss_pred = np_arena_take(arena, rows * values * act);
   lay_head_blocks(m, arena, rows, act);
   m->head_out = np_arena_take(arena, rows * E * act);
   m->decoded = np_arena_take(arena, rows * E * act);
@@ -97,6 +99,7 @@ void np_model_lay_batch(np_model *m, np_arena *arena) {
   m->pixels_u8 = (uint8_t *)m->pixels_f32; /* a batch comes in one form or the other */
   m->prefix = np_arena_take(arena, batch * sizeof(int32_t));
   m->index = np_arena_take(arena, batch * tokens * sizeof(int32_t));
+  if (m->options.all_tokens) m->loss_index = np_arena_take(arena, batch * tokens * sizeof(int32_t));
   m->loss = np_arena_take(arena, sizeof(double));
 }
 

@@ -167,26 +167,35 @@ int64_t np_model_targets(const np_recipe_model *config, int count, const int32_t
   return targets;
 }
 
-/* The rows that enter the pixel head, as indices into the R rows of the trunk. prefix NULL: every token. */
-static np_status choose_rows(np_model *m, const int32_t *prefix) {
+/* Indices, into the R rows of the trunk, of the loss tokens; prefix NULL: of every token. Uploaded to `device`. */
+static np_status list_rows(np_model *m, const int32_t *prefix, int32_t *device, int64_t *count) {
   np_status st = NP_OK;
   int tokens = np_model_tokens(m);
-  int64_t all = np_model_rows(m);
-  int32_t *index = malloc((size_t)all * sizeof *index);
+  int32_t *index = malloc((size_t)np_model_rows(m) * sizeof *index);
   if (!index) return np_error(NP_ERR_MEMORY, "out of memory for the list of loss tokens");
-  m->rows = 0;
+  *count = 0;
   for (int b = 0; b < m->count; b++) {
     int first = prefix ? first_loss_token(prefix[b]) : 0, last = prefix ? tokens - 1 : tokens;
-    for (int k = first; k < last; k++) index[m->rows++] = b * tokens + k;
+    for (int k = first; k < last; k++) index[(*count)++] = b * tokens + k;
   }
+  NP_TRY(m->ops->upload(m->ops, device, index, (size_t)*count * sizeof *index));
+out:
+  free(index);
+  return st;
+}
+
+/* The rows that go past the last block's attention and through the pixel head. prefix NULL: every token. */
+static np_status choose_rows(np_model *m, const int32_t *prefix) {
+  np_status st = NP_OK;
+  int64_t all = np_model_rows(m);
+  NP_TRY(list_rows(m, prefix, m->index, &m->rows));
   /* At most 32 sizes, so that each matrix shape is prepared once and found again. */
   int64_t step = (all / 32 + 15) / 16 * 16;
   if (step < 16) step = 16;
   m->padded_rows = (m->rows + step - 1) / step * step;
   if (m->padded_rows > all) m->padded_rows = all;
-  NP_TRY(m->ops->upload(m->ops, m->index, index, (size_t)m->rows * sizeof *index));
+  m->trim = prefix != NULL;
 out:
-  free(index);
   return st;
 }
 
@@ -198,6 +207,8 @@ np_status np_model_feed(np_model *m, int count, const uint8_t *u8, const float *
     return np_error(NP_ERR_ARGUMENT, "a batch of %d images; this model was made for 1 to %d", count, m->options.batch);
   m->count = count;
   m->bidirectional = prefix == NULL;
+  m->trim = false;
+  m->loss_ready = prefix != NULL && m->options.head;
   m->pixels = (np_pixels){.u8 = u8 ? m->pixels_u8 : NULL,
                           .f32 = u8 ? NULL : m->pixels_f32,
                           .batch = count,
@@ -214,6 +225,7 @@ np_status np_model_feed(np_model *m, int count, const uint8_t *u8, const float *
   if (prefix) {
     NP_TRY(m->ops->upload(m->ops, m->prefix, prefix, (size_t)count * sizeof *prefix));
     if (m->options.head) NP_TRY(choose_rows(m, m->options.all_tokens ? NULL : prefix));
+    if (m->options.all_tokens) NP_TRY(list_rows(m, prefix, m->loss_index, &m->loss_rows));
   }
 out:
   return st;
@@ -224,23 +236,35 @@ out:
 
 static np_status forward(np_model *m) {
   np_status st = NP_OK;
-  if (m->bidirectional || !m->options.head)
-    return np_error(NP_ERR_ARGUMENT, "a loss needs prefix lengths and a model with its pixel head");
+  if (!m->loss_ready)
+    return np_error(NP_ERR_ARGUMENT,
+                    "a loss needs a model with its pixel head, fed with prefix lengths since its last prediction");
   NP_TRY(np_trunk_forward(m, m->config.blocks - 1, NULL, NULL));
   NP_TRY(np_pixel_head_forward(m));
 out:
   return st;
 }
 
-static bool standardised(const np_model *m) { return m->config.pixel_target == NP_TARGET_STANDARDISED; }
+/* Loss of `pred` and, with scale > 0, its gradient in its place. */
+static np_status loss(np_model *m, float scale, bool first) {
+  np_status st = NP_OK;
+  bool standardise = m->config.pixel_target == NP_TARGET_STANDARDISED, all = m->options.all_tokens;
+  int values = np_recipe_patch_values(&m->config);
+  int64_t rows = all ? m->loss_rows : m->rows;
+  void *pred = all ? m->loss_pred : m->pred;
+  if (rows < 1) return np_error(NP_ERR_ARGUMENT, "no patch of this batch is a target: every prefix covers its image");
+  if (all) NP_TRY(m->ops->gather_rows(m->ops, rows, values, m->loss_index, m->pred, pred));
+  NP_TRY(m->ops->pixel_loss(m->ops, &m->pixels, rows, all ? m->loss_index : m->index, standardise, scale, pred,
+                            scale > 0 ? pred : NULL, m->loss, !first));
+  if (all) NP_TRY(m->ops->scatter_rows(m->ops, rows, np_model_rows(m), values, m->loss_index, pred, m->pred));
+out:
+  return st;
+}
 
 np_status np_model_train(np_model *m, int64_t targets, bool first) {
   np_status st = NP_OK;
-  if (targets < 1 || m->rows < 1)
-    return np_error(NP_ERR_ARGUMENT, "no patch of this batch is a target: every prefix covers its image");
   NP_TRY(forward(m));
-  NP_TRY(m->ops->pixel_loss(m->ops, &m->pixels, m->rows, m->index, standardised(m), 1.0f / (float)targets, m->pred,
-                            m->pred, m->loss, !first));
+  NP_TRY(loss(m, 1.0f / (float)(targets > 0 ? targets : 1), first));
   NP_TRY(np_pixel_head_backward(m, !first));
   NP_TRY(np_trunk_backward(m, !first));
 out:
@@ -250,8 +274,7 @@ out:
 np_status np_model_loss(np_model *m, bool first) {
   np_status st = NP_OK;
   NP_TRY(forward(m));
-  NP_TRY(
-      m->ops->pixel_loss(m->ops, &m->pixels, m->rows, m->index, standardised(m), 0.0f, m->pred, NULL, m->loss, !first));
+  NP_TRY(loss(m, 0.0f, first));
 out:
   return st;
 }
@@ -277,6 +300,7 @@ out:
 np_status np_model_predict(np_model *m, float *pred) {
   np_status st = NP_OK;
   if (!m->options.head) return np_error(NP_ERR_ARGUMENT, "predictions need a model with its pixel head");
+  m->loss_ready = false;
   NP_TRY(choose_rows(m, NULL));
   NP_TRY(np_trunk_forward(m, m->config.blocks - 1, NULL, NULL));
   NP_TRY(np_pixel_head_forward(m));

@@ -75,8 +75,8 @@ np_status np_model_predict(np_model *model, float *pred);
 /* Mean of the raw outputs of the chosen blocks (0 = first; ascending, `layer_count` >= 1), to device memory `out`
  * [count, N, D] float32; blocks behind the last chosen one are not run. */
 np_status np_model_features(np_model *model, const int *layers, int layer_count, float *out);
-/* As float32 on the host: the output of block `i`, or with i = L of post_trunk_norm, of the last pass of np_model_train
- * or np_model_loss of a model that trains: [count, N, D]. For tests. */
+/* As float32 on the host: the output of block `i`, or with i = L of post_trunk_norm, of the last np_model_predict of a
+ * model that trains: [count, N, D]. For tests. */
 np_status np_model_read_block(np_model *model, int i, float *out);
 
 /* The fixed 2-D sin-cos table [N, width] (model.md 3), of a grid `rows` × `columns`. */

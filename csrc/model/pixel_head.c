@@ -1,20 +1,12 @@
 /* The pixel head: token-wise blocks over the loss tokens alone.
  *
- *   post [R, D] ─ gather → [G, D] ─ decoder_projection + table → x [G, E] ─ M blocks → decoder_norm → decoder_pred →
- * pred [G, P·P·C]
+ *   post [G, D] ─ decoder_projection + table → x [G, E] ─ M blocks → decoder_norm → decoder_pred → pred [G, P·P·C]
  *
- * The loss looks at patches k+1 >= S only, so tokens before S-1 and the last one of an image never enter
- * (architecture.md, decision 8). G is rounded up and the rows behind the last token are zeros, so that few distinct
- * matrix shapes occur; a zero row of gradient adds nothing to any parameter's gradient. A block is x += mlp(norm_2(x));
- * head_block l3m puts x += norm_1(x) before it. */
+ * The loss looks at patches k+1 >= S only, so the trunk hands over tokens S-1 .. N-2 and no others (architecture.md,
+ * decision 8). G is rounded up and the rows behind the last token are zeros, so that few distinct matrix shapes occur;
+ * a zero row of gradient adds nothing to any parameter's gradient. A block is x += mlp(norm_2(x)); head_block l3m puts
+ * x += norm_1(x) before it. */
 #include "model/internal.h"
-
-/* Zero rows [m->rows, m->padded_rows) of a [padded_rows, width] act matrix. */
-static np_status zero_padding(np_model *m, int width, void *x) {
-  size_t row = (size_t)width * m->act_size;
-  size_t first = (size_t)m->rows * row;
-  return m->ops->zero(m->ops, (unsigned char *)x + first, (size_t)m->padded_rows * row - first);
-}
 
 /* `before`: what the residual stream held when its last branch, in `delta`, was not yet added; NULL for the first
  * block, whose x stands. */
@@ -40,9 +32,7 @@ np_status np_pixel_head_forward(np_model *m) {
   const np_recipe_model *c = &m->config;
   int64_t rows = m->padded_rows;
   const void *before = NULL;
-  NP_TRY(m->ops->gather_rows(m->ops, m->rows, c->width, m->index, m->post, m->gathered));
-  NP_TRY(zero_padding(m, c->width, m->gathered));
-  NP_TRY(np_linear_forward(m, rows, m->decode_weight, m->decode_bias, m->gathered, m->head_acts[0].x));
+  NP_TRY(np_linear_forward(m, rows, m->decode_weight, m->decode_bias, m->post, m->head_acts[0].x));
   NP_TRY(m->ops->add_table(m->ops, m->rows, c->head_width, np_model_tokens(m), m->index, m->head_table,
                            m->head_acts[0].x));
   for (int i = 0; i < c->head_blocks; i++) {
@@ -76,14 +66,13 @@ np_status np_pixel_head_backward(np_model *m, bool accumulate) {
   np_status st = NP_OK;
   const np_recipe_model *c = &m->config;
   int64_t rows = m->padded_rows;
-  NP_TRY(zero_padding(m, np_recipe_patch_values(c), m->pred));
+  NP_TRY(np_model_zero_padding(m, np_recipe_patch_values(c), m->pred));
   NP_TRY(np_linear_backward(m, rows, m->pred_weight, m->pred_bias, m->pred, m->decoded, m->grad_y, accumulate));
   NP_TRY(np_norm_backward(m, rows, m->decode_norm_gain, m->decode_norm_bias, m->grad_y, m->head_out, m->decode_mean,
                           m->decode_rstd, NULL, m->grad_x, accumulate));
   for (int i = c->head_blocks - 1; i >= 0; i--)
     NP_TRY(block_backward(m, &m->head_blocks[i], &m->head_acts[i], accumulate));
-  NP_TRY(np_linear_backward(m, rows, m->decode_weight, m->decode_bias, m->grad_x, m->gathered, m->grad_y, accumulate));
-  NP_TRY(m->ops->scatter_rows(m->ops, m->rows, np_model_rows(m), c->width, m->index, m->grad_y, m->grad_x));
+  NP_TRY(np_linear_backward(m, rows, m->decode_weight, m->decode_bias, m->grad_x, m->post, m->grad_y, accumulate));
 out:
   return st;
 }

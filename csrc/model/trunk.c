@@ -22,9 +22,18 @@ out:
   return st;
 }
 
+/* The G rows of x [R, D] that go on, zeros behind them. */
+static np_status keep_rows(np_model *m, const void *x, void *kept) {
+  np_status st = NP_OK;
+  NP_TRY(m->ops->gather_rows(m->ops, m->rows, m->config.width, m->index, x, kept));
+  NP_TRY(np_model_zero_padding(m, m->config.width, kept));
+out:
+  return st;
+}
+
 /* `before`: what the residual stream held when its last branch, in `delta`, was not yet added; NULL for the first
  * block, whose x stands. Leaves its own second branch in `delta`. */
-static np_status block_forward(np_model *m, const np_block_params *p, np_block_acts *a, const void *before) {
+static np_status block_forward(np_model *m, const np_block_params *p, np_block_acts *a, const void *before, bool trim) {
   np_status st = NP_OK;
   const np_recipe_model *c = &m->config;
   int64_t rows = np_model_rows(m), hidden = (int64_t)c->width * c->mlp_ratio;
@@ -33,8 +42,14 @@ static np_status block_forward(np_model *m, const np_block_params *p, np_block_a
   NP_TRY(np_linear_forward(m, rows, p->qkv, -1, a->n1, a->qkv));
   NP_TRY(m->ops->attention_forward(m->ops, m->count, np_model_tokens(m), c->heads, c->width / c->heads,
                                    m->bidirectional ? NULL : m->prefix, a->qkv, a->attention, a->lse));
-  NP_TRY(np_linear_forward(m, rows, p->proj, -1, a->attention, m->delta));
-  NP_TRY(np_norm_forward(m, rows, p->norm2_gain, p->norm2_bias, a->x, m->delta, a->mid, a->n2, a->mean2, a->rstd2));
+  if (trim) {
+    NP_TRY(keep_rows(m, a->x, m->kept_x));
+    NP_TRY(keep_rows(m, a->attention, m->kept_attention));
+    rows = m->padded_rows;
+  }
+  NP_TRY(np_linear_forward(m, rows, p->proj, -1, trim ? m->kept_attention : a->attention, m->delta));
+  NP_TRY(np_norm_forward(m, rows, p->norm2_gain, p->norm2_bias, trim ? m->kept_x : a->x, m->delta, a->mid, a->n2,
+                         a->mean2, a->rstd2));
   NP_TRY(np_linear_forward(m, rows, p->fc1, -1, a->n2, a->fc1));
   NP_TRY(m->ops->gelu_forward(m->ops, rows * hidden, a->fc1, a->gelu));
   NP_TRY(np_linear_forward(m, rows, p->fc2, -1, a->gelu, m->delta));
@@ -44,11 +59,11 @@ out:
 
 np_status np_trunk_forward(np_model *m, int last, np_block_seen seen, void *context) {
   np_status st = NP_OK;
-  int64_t rows = np_model_rows(m);
+  int64_t rows = m->trim ? m->padded_rows : np_model_rows(m);
   const void *before = NULL;
   NP_TRY(embed(m));
   for (int i = 0; i <= last; i++) {
-    NP_TRY(block_forward(m, &m->blocks[i], &m->acts[i], before));
+    NP_TRY(block_forward(m, &m->blocks[i], &m->acts[i], before, m->trim && i == last));
     before = m->acts[i].mid;
     if (seen && i > 0) NP_TRY(seen(context, i - 1, m->acts[i].x));
   }
@@ -60,35 +75,45 @@ out:
 }
 
 /* grad_x: gradient of the block's output on entry, of its input on return. */
-static np_status block_backward(np_model *m, const np_block_params *p, const np_block_acts *a, bool accumulate) {
+static np_status block_backward(np_model *m, const np_block_params *p, const np_block_acts *a, bool trim,
+                                bool accumulate) {
   np_status st = NP_OK;
   const np_recipe_model *c = &m->config;
-  int64_t rows = np_model_rows(m), hidden = (int64_t)c->width * c->mlp_ratio;
+  int64_t all = np_model_rows(m), rows = trim ? m->padded_rows : all, hidden = (int64_t)c->width * c->mlp_ratio;
+  void *branch = m->grad_y, *residual = m->grad_x;
   NP_TRY(np_linear_backward(m, rows, p->fc2, -1, m->grad_x, a->gelu, m->grad_wide, accumulate));
   NP_TRY(m->ops->gelu_backward(m->ops, rows * hidden, a->fc1, m->grad_wide, m->grad_wide));
-  NP_TRY(np_linear_backward(m, rows, p->fc1, -1, m->grad_wide, a->n2, m->grad_y, accumulate));
-  NP_TRY(np_norm_backward(m, rows, p->norm2_gain, p->norm2_bias, m->grad_y, a->mid, a->mean2, a->rstd2, m->grad_x,
-                          m->grad_x, accumulate));
-  NP_TRY(np_linear_backward(m, rows, p->proj, -1, m->grad_x, a->attention, m->grad_y, accumulate));
+  NP_TRY(np_linear_backward(m, rows, p->fc1, -1, m->grad_wide, a->n2, branch, accumulate));
+  NP_TRY(np_norm_backward(m, rows, p->norm2_gain, p->norm2_bias, branch, a->mid, a->mean2, a->rstd2, residual, residual,
+                          accumulate));
+  NP_TRY(
+      np_linear_backward(m, rows, p->proj, -1, residual, trim ? m->kept_attention : a->attention, branch, accumulate));
+  if (trim) { /* back to all rows: the branch into delta, which makes room for the residual */
+    NP_TRY(m->ops->scatter_rows(m->ops, m->rows, all, c->width, m->index, branch, m->delta));
+    NP_TRY(m->ops->scatter_rows(m->ops, m->rows, all, c->width, m->index, residual, m->grad_y));
+    branch = m->delta, residual = m->grad_y;
+  }
   NP_TRY(m->ops->attention_backward(m->ops, m->count, np_model_tokens(m), c->heads, c->width / c->heads,
-                                    m->bidirectional ? NULL : m->prefix, a->qkv, a->attention, a->lse, m->grad_y,
+                                    m->bidirectional ? NULL : m->prefix, a->qkv, a->attention, a->lse, branch,
                                     m->grad_wide));
-  NP_TRY(np_linear_backward(m, rows, p->qkv, -1, m->grad_wide, a->n1, m->grad_y, accumulate));
-  NP_TRY(np_norm_backward(m, rows, p->norm1_gain, p->norm1_bias, m->grad_y, a->x, a->mean1, a->rstd1, m->grad_x,
-                          m->grad_x, accumulate));
+  NP_TRY(np_linear_backward(m, all, p->qkv, -1, m->grad_wide, a->n1, branch, accumulate));
+  NP_TRY(np_norm_backward(m, all, p->norm1_gain, p->norm1_bias, branch, a->x, a->mean1, a->rstd1, residual, m->grad_x,
+                          accumulate));
 out:
   return st;
 }
 
 np_status np_trunk_backward(np_model *m, bool accumulate) {
   np_status st = NP_OK;
-  int64_t rows = np_model_rows(m);
-  NP_TRY(np_norm_backward(m, rows, m->post_gain, m->post_bias, m->grad_x, m->trunk_out, m->post_mean, m->post_rstd,
+  int64_t all = np_model_rows(m), rows = m->trim ? m->padded_rows : all;
+  int last = m->config.blocks - 1;
+  NP_TRY(np_norm_backward(m, rows, m->post_gain, m->post_bias, m->grad_y, m->trunk_out, m->post_mean, m->post_rstd,
                           NULL, m->grad_x, accumulate));
-  for (int i = m->config.blocks - 1; i >= 0; i--) NP_TRY(block_backward(m, &m->blocks[i], &m->acts[i], accumulate));
-  NP_TRY(np_norm_backward(m, rows, m->embed_norm_gain, m->embed_norm_bias, m->grad_x, m->embedded, m->embed_mean,
+  for (int i = last; i >= 0; i--)
+    NP_TRY(block_backward(m, &m->blocks[i], &m->acts[i], m->trim && i == last, accumulate));
+  NP_TRY(np_norm_backward(m, all, m->embed_norm_gain, m->embed_norm_bias, m->grad_x, m->embedded, m->embed_mean,
                           m->embed_rstd, NULL, m->grad_y, accumulate));
-  NP_TRY(np_linear_backward(m, rows, m->embed_weight, m->embed_bias, m->grad_y, m->patches, NULL, accumulate));
+  NP_TRY(np_linear_backward(m, all, m->embed_weight, m->embed_bias, m->grad_y, m->patches, NULL, accumulate));
 out:
   return st;
 }
