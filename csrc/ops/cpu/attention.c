@@ -56,6 +56,23 @@ static void load_keys(const np_attention *at, forward_work *work, int image, int
   }
 }
 
+/* The scores of queries [top, top + rows) become unnormalised probabilities; what is kept of earlier tiles shrinks.
+ * Rows are filled up to whole vectors with -inf, whose exponential is 0: a loop's remainder costs more than a vector.
+ */
+static void softmax_rows(const np_attention *at, const np_attention_map *map, forward_work *work, int query, int top,
+                         int rows, int first_key, int keys) {
+  int count[TILE];
+  float shrink[TILE];
+  for (int r = 0; r < rows; r++) {
+    int seen = np_attention_seen(map, query + r, first_key, keys);
+    count[r] = np_attention_round(seen);
+    for (int j = seen; j < count[r]; j++) work->score[(top + r) * TILE + j] = -INFINITY;
+  }
+  at->simd->softmax(rows, count, TILE, work->score + top * TILE, work->top + top, work->sum + top, shrink);
+  for (int r = 0; r < rows && first_key > 0; r++)
+    if (shrink[r] != 1.0f) at->simd->scale(at->padded, shrink[r], work->out + (size_t)(top + r) * (size_t)at->padded);
+}
+
 /* Scores, softmax and output of queries [top, top + rows) of a tile against one key tile of `keys` keys. */
 static void forward_rows(const np_attention *at, const np_attention_map *map, forward_work *work, int first_query,
                          int top, int rows, int first_key, int keys) {
@@ -75,14 +92,7 @@ static void forward_rows(const np_attention *at, const np_attention_map *map, fo
                         .c_row = TILE};
   simd->product(&qk, work->query + (size_t)top * (size_t)padded, work->keys + (size_t)first_key * (size_t)padded,
                 score);
-  for (int r = 0; r < rows; r++) {
-    int seen = np_attention_seen(map, query + r, first_key, keys);
-    if (seen == 0) continue;
-    float shrink, *o = out + (size_t)r * (size_t)padded;
-    float sum = simd->softmax(seen, score + r * TILE, &work->top[top + r], &shrink);
-    work->sum[top + r] = work->sum[top + r] * shrink + sum;
-    if (first_key > 0 && shrink != 1.0f) simd->scale(padded, shrink, o);
-  }
+  softmax_rows(at, map, work, query, top, rows, first_key, keys);
   np_tile_product pv = {.m = rows,
                         .n = padded,
                         .k = least,

@@ -75,9 +75,10 @@ static void query_rows(const np_attention *at, const np_attention_map *map, back
                             .c_row = TILE};
   simd->product(&scores, work->query + row, work->turned_keys + key, p);
   simd->product(&scores, work->dout + row, work->turned_values + key, ds);
-  for (int r = 0; r < rows; r++)
-    simd->probability(np_attention_seen(map, query + r, first_key, keys), lse[query + r], work->delta[top + r],
-                      p + r * TILE, ds + r * TILE);
+  for (int r = 0; r < rows; r++) { /* whole vectors; nobody reads what lies behind the seen keys */
+    int seen = np_attention_seen(map, query + r, first_key, keys);
+    simd->probability(np_attention_round(seen), lse[query + r], work->delta[top + r], p + r * TILE, ds + r * TILE);
+  }
   np_tile_product gather = {.m = rows,
                             .n = padded,
                             .k = least,

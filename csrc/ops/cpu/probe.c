@@ -76,8 +76,8 @@ static void pool_image(const np_simd *simd, int tokens, int heads, int width, co
   simd->product(&score, x, u_turned, scores);
   turn(tokens, heads, scores, weight);
   for (int i = 0; i < heads; i++) {
-    float *row = weight + (int64_t)i * tokens, top = -INFINITY, shrink;
-    float sum = simd->softmax(tokens, row, &top, &shrink);
+    float *row = weight + (int64_t)i * tokens, top = -INFINITY, sum = 0.0f, shrink;
+    simd->softmax(1, &tokens, tokens, row, &top, &sum, &shrink);
     simd->scale(tokens, 1.0f / sum, row);
   }
   simd->product(&pool, weight, x, pooled);

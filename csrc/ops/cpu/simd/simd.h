@@ -16,34 +16,37 @@ typedef struct np_tile_product {
   bool accumulate;
 } np_tile_product;
 
+/* clang-format off */
 /* X(result, name, parameters) for each function:
  *
- * store        out[i] = act(in[i])
- * axpy         y[i] += alpha · x[i], x act
- * add          x[i] += row[i], x act
- * column_sum   out[j] += Σ_r x[r, j], x [rows, width] act
+ * store          out[i] = act(in[i])
+ * axpy           y[i] += alpha · x[i], x act
+ * add            x[i] += row[i], x act
+ * column_sum     out[j] += Σ_r x[r, j], x [rows, width] act
  *
  * norm_forward   one row of the operator; work [width] is overwritten
  * norm_backward  one row; dgain and dbias [width] are added to
  * gelu_forward, gelu_backward  as the operators
  *
- * load         to[r, j] = alpha · from[r·stride + j], j < width, from act; to has row stride to_row
- * load_turned  to[j·to_row + r] = alpha · from[r·stride + j]
- * store_rows   to[r·stride + j] = act(alpha[r]·from[r·from_row + j]); alpha NULL: 1
- * dot_rows     out[r] = Σ_j a[r·stride + j]·b[r·stride + j], both act
- * product      np_tile_product
- * softmax      one step of an online softmax over n scores: top[0] becomes the larger maximum, s[j] = exp(s[j] -
- * top[0]), returns Σ s[j]; shrink[0] = exp(old top - new top) scale        x[i] *= alpha probability  p[j] = exp(s[j] -
- * lse), ds[j] = p[j]·(dp[j] - delta); p may be s, ds may be dp
+ * load           to[r, j] = alpha · from[r·stride + j], j < width, from act; to has row stride to_row; the rest of a row is 0
+ * load_turned    to[j·to_row + r] = alpha · from[r·stride + j]; columns rows … to_row are 0; to_row is a multiple of 4
+ * store_rows     to[r·stride + j] = act(alpha[r]·from[r·from_row + j]); alpha NULL: 1
+ * dot_rows       out[r] = Σ_j a[r·stride + j]·b[r·stride + j], both act
+ * product        np_tile_product
+ * softmax        one step of an online softmax for each row of scores s [rows, row]: over its first n[r] scores top[r] becomes
+ *                the larger maximum, s[j] = exp(s[j] - top), shrink[r] = exp(old top - new top), sum[r] = sum[r]·shrink + Σ s
+ * scale          x[i] *= alpha
+ * probability    s[j] = exp(s[j] - lse), dp[j] = s[j]·(dp[j] - delta)
  *
- * pixel_row    t [n] is standardised in place when `normalize`; returns mean_j (pred[j] - t[j])²; dpred (or NULL) =
- *              scale·2·(pred - t)/n
- * column_moment out[j] += Σ_r (x[r·stride + j] - shift[j])^power, power 1 or 2, float64
- * standardise  y[j] = (x[j] - mean[j])·factor[j]
- * cross_entropy one row of the operator; returns its loss
+ * pixel_row      t [n] is standardised in place when `normalize`; returns mean_j (pred[j] - t[j])²; dpred (or NULL) =
+ *                scale·2·(pred - t)/n
+ * column_moment  out[j] += Σ_r (x[r·stride + j] - shift[j])^power, power 1 or 2, float64
+ * standardise    y[j] = (x[j] - mean[j])·factor[j]
+ * cross_entropy  one row of the operator; returns its loss
  *
- * sum_squares  Σ g² in float64
- * adamw        the operator on a slice */
+ * sum_squares    Σ g² in float64
+ * adamw          the operator on a slice */
+/* clang-format on */
 #define NP_SIMD_FUNCTIONS(X)                                                                                           \
   X(void, store, (bool bf16, int64_t n, const float *in, void *out))                                                   \
   X(void, axpy, (bool bf16, int64_t n, float alpha, const void *x, float *y))                                          \
@@ -66,7 +69,7 @@ typedef struct np_tile_product {
      void *to))                                                                                                        \
   X(void, dot_rows, (bool bf16, int rows, int width, int64_t stride, const void *a, const void *b, float *out))        \
   X(void, product, (const np_tile_product *shape, const float *a, const float *b, float *c))                           \
-  X(float, softmax, (int n, float *s, float *top, float *shrink))                                                      \
+  X(void, softmax, (int rows, const int *n, int64_t row, float *s, float *top, float *sum, float *shrink))             \
   X(void, scale, (int64_t n, float alpha, float *x))                                                                   \
   X(void, probability, (int n, float lse, float delta, float *s, float *dp))                                           \
   X(double, pixel_row, (bool bf16, int n, bool normalize, float scale, float *t, const void *pred, void *dpred))       \
