@@ -29,14 +29,13 @@ NP_INLINE void np_act_store(bool bf16, void *x, int64_t i, float value) {
   else ((float *)x)[i] = value;
 }
 
-/* e^x for x <= 88 (larger x are taken as 88), relative error about 1e-7: x = n·ln2 + r, a polynomial in r, n into the
- * exponent. Below -87 it is 0. NaN stays NaN. libm's expf is a call and would keep the loop scalar. */
+/* e^x for x <= 88, relative error about 1e-7: x = n·ln2 + r, a polynomial in r, n into the exponent. Below -87 it is 0,
+ * -inf included. NaN stays NaN. libm's expf is a call and would keep the loop scalar. One choice at the end and no
+ * clamps before: compilers spread several over the whole loop as masks. */
 NP_INLINE float np_exp(float x) {
-  float z = x < -87.0f ? -87.0f : x;
-  z = z > 88.0f ? 88.0f : z;
-  float shifted = z * 1.44269504089f + 12582912.0f; /* 1.5·2²³: the sum's low bits are n */
+  float shifted = x * 1.44269504089f + 12582912.0f; /* 1.5·2²³: the sum's low bits are n */
   float k = shifted - 12582912.0f;
-  float r = z - k * 0.693359375f; /* ln2 in two parts; the first times n is exact */
+  float r = x - k * 0.693359375f; /* ln2 in two parts; the first times n is exact */
   r = r + k * 2.12194440e-4f;
   float p = 1.9875691500e-4f; /* Cephes expf */
   p = p * r + 1.3981999507e-3f;
