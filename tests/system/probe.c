@@ -2,8 +2,10 @@
  * the same things computed another way: through the library, image by image, from floating point pixels. */
 #include "system/run.h"
 
+#include "data/dataset.h"
 #include "data/synth.h"
 #include "image/image.h"
+#include "model/attentive_head.h"
 #include "model/model.h"
 #include "util/file.h"
 
@@ -261,6 +263,49 @@ static void second_features(second s, const char *path, double *out) {
   np_image_free(&image);
 }
 
+/* The accuracy that `probe` and `eval` reported, counted image by image: a hit is the largest logit at the label. */
+static void accuracy_agrees(void **state) {
+  (void)state;
+  const np_heads_shape shape = {.width = WIDTH, .heads = 2, .classes = 3, .tokens = TOKENS, .batch = 1, .count = 1};
+  const int layers[] = {0, 1, 2};
+  np_safetensors *file;
+  np_dataset *set;
+  np_heads *heads;
+  void *device;
+  float logits[3];
+  int hits = 0;
+  second s = second_open();
+  assert_int_equal(np_safetensors_open(at("deep/head.safetensors"), &file), NP_OK);
+  assert_int_equal(np_dataset_open(at("set/val"), true, &set), NP_OK);
+  assert_int_equal(np_heads_create(s.ops, &shape, false, &heads), NP_OK);
+  float *host = malloc((size_t)np_heads_params(heads)->total * sizeof *host);
+  assert_int_equal(np_heads_load(np_heads_params(heads), file, "head", host), NP_OK);
+  assert_int_equal(np_heads_set(heads, 0, host), NP_OK);
+  assert_int_equal(s.ops->alloc(s.ops, TOKENS * WIDTH * sizeof(float), &device), NP_OK);
+  assert_int_equal(set->count, VAL);
+  for (int i = 0; i < VAL; i++) {
+    np_image image = cropped(set->samples[i].path);
+    feed(s, &image, NULL);
+    assert_int_equal(np_model_features(s.model, layers, 3, device), NP_OK);
+    assert_int_equal(np_heads_normalise(heads, 1, false, device), NP_OK);
+    assert_int_equal(np_heads_forward(heads, 0, 1, device, logits), NP_OK);
+    int first = 0;
+    for (int c = 1; c < 3; c++)
+      if (logits[c] > logits[first]) first = c;
+    hits += first == set->samples[i].label;
+    np_image_free(&image);
+  }
+  cJSON *probe = json_of(at("deep/head.json"));
+  assert_true(fabs(number(cJSON_GetObjectItemCaseSensitive(probe, "best"), "top1") - 100.0 * hits / VAL) <= 1e-9);
+  cJSON_Delete(probe);
+  s.ops->release(s.ops, device);
+  free(host);
+  np_heads_destroy(heads);
+  np_dataset_close(set);
+  np_safetensors_close(file);
+  second_close(s);
+}
+
 /* ---- features ---- */
 
 /* The data of a .npy file whose header names `shape`; the caller frees *bytes. */
@@ -452,9 +497,9 @@ static void wrong_words(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(probe_then_eval), cmocka_unit_test(published_names), cmocka_unit_test(same_bits_twice),
-      cmocka_unit_test(features_agree),  cmocka_unit_test(complete_draws),  cmocka_unit_test(wrong_models),
-      cmocka_unit_test(wrong_data),      cmocka_unit_test(wrong_words),
+      cmocka_unit_test(probe_then_eval), cmocka_unit_test(published_names), cmocka_unit_test(accuracy_agrees),
+      cmocka_unit_test(same_bits_twice), cmocka_unit_test(features_agree),  cmocka_unit_test(complete_draws),
+      cmocka_unit_test(wrong_models),    cmocka_unit_test(wrong_data),      cmocka_unit_test(wrong_words),
   };
   return cmocka_run_group_tests(tests, setup, teardown);
 }
