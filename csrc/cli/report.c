@@ -1,25 +1,31 @@
 #include "train/report.h"
 #include "cli/cli.h"
 #include "cli/options.h"
+#include "data/dataset.h"
+#include "probe/complete.h"
+#include "probe/open.h"
 #include "util/file.h"
+#include "util/log.h"
 
 #include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-enum { MOST_SCORES = 16 };
+enum { MOST_SCORES = 16, PICTURES = 8 };
 
 static const np_cli_word keys[] = {
     {"out", "file to write (RUN/report.html)"},
     {"probe", "result of a probe of the run's trunk, *.json (every RUN/probe*.json)"},
     {"random", "result of a probe of a random trunk, *.json (likewise)"},
+    {"images", "folder to take pictures from (val/ or test/ beside the recipe's data.train, else that itself)"},
     {NULL, NULL},
 };
 static const np_cli_usage usage = {
     .name = "report",
-    .arguments = "RUN [out=FILE] [probe=RESULT.json] [random=RESULT.json]",
-    .text = "Write a run as one HTML file: loss curve, settings, accuracies of probes.\n",
+    .arguments = "RUN [out=FILE] [probe=RESULT.json] [random=RESULT.json] [images=FOLDER]",
+    .text = "Write a run as one HTML file: loss curve, settings, accuracies of probes, predicted patches.\n",
     .examples = "  nextpatch report runs/demo\n"
                 "  nextpatch report runs/600m out=600m.html probe=runs/600m/probe.json\n",
     .least = 1,
@@ -46,16 +52,97 @@ out:
   return st;
 }
 
+/* The folder of images for pictures, malloc'ed: unseen ones where they stand beside the training images. */
+static np_status choose_images(const np_cli_options *options, char **out) {
+  np_status st = NP_OK;
+  np_recipe *recipe = NULL;
+  const char *given = np_cli_value(options, "images", NULL);
+  char *path = np_path_join(options->positional[0], "recipe.yaml");
+  *out = NULL;
+  if (given) {
+    *out = np_format("%s", given);
+    goto out;
+  }
+  NP_TRY(np_recipe_load(path, NULL, 0, &recipe));
+  static const char *const beside[] = {"val", "test"};
+  const char *train = recipe->data.train;
+  size_t length = strlen(train);
+  while (length > 0 && train[length - 1] == '/') length--;
+  if (length >= 5 && !strncmp(train + length - 5, "train", 5))
+    for (int i = 0; i < 2 && !*out; i++) {
+      char *other = np_format("%.*s%s", (int)(length - 5), train, beside[i]);
+      if (access(other, R_OK) == 0) *out = other;
+      else free(other);
+    }
+  if (!*out) *out = np_format("%s", train);
+out:
+  np_recipe_free(recipe);
+  free(path);
+  return st;
+}
+
+/* One image, its first quarter of patches given, the rest each predicted from the true ones before it. */
+static np_status draw(np_opened *opened, const char *path, np_report_picture *out) {
+  np_status st;
+  const np_recipe_model *m = &opened->recipe->model;
+  const int tokens = np_recipe_tokens(m), prefix = tokens / 4 > 0 ? tokens / 4 : 1;
+  const int scale = (128 + m->image_size[0] - 1) / m->image_size[0];
+  np_image raw = {0}, image = {0}, picture = {0};
+  NP_TRY(np_image_read(path, m->channels, opened->recipe->data.max_pixels, &raw));
+  NP_TRY(np_image_eval_crop(&raw, m->image_size[0], m->image_size[1], &image));
+  NP_TRY(np_complete_picture(opened->model, &image, prefix, false, scale, &picture));
+  NP_TRY(np_image_encode_png(&picture, &out->png, &out->size));
+out:
+  np_image_free(&picture);
+  np_image_free(&image);
+  np_image_free(&raw);
+  return st;
+}
+
+static np_status draw_all(const np_cli_options *options, const char *folder, np_report_picture *pictures, int *count) {
+  np_status st;
+  np_opened opened = {0};
+  np_dataset *dataset = NULL;
+  const np_open_options how = {.batch = 1, .pixel_head = true};
+  *count = 0;
+  NP_TRY(np_open_model(options->positional[0], &how, &opened));
+  NP_TRY(np_dataset_open(folder, false, &dataset));
+  int wanted = dataset->count < PICTURES ? (int)dataset->count : PICTURES;
+  for (int i = 0; i < wanted; i++) { /* spread over the folder, so over its classes; a damaged image is left out */
+    const char *path = dataset->samples[(2 * i + 1) * dataset->count / (2 * wanted)].path;
+    if (draw(&opened, path, &pictures[*count]) == NP_OK) ++*count;
+    else np_warn("no picture of '%s': %s", path, np_error_message());
+  }
+out:
+  np_dataset_close(dataset);
+  np_open_close(&opened);
+  return st;
+}
+
 static np_status run(const np_cli_options *options) {
   np_status st = NP_OK;
   np_report_score scores[MOST_SCORES];
-  np_report_content content = {.run = options->positional[0], .scores = scores};
-  char *fallback = np_path_join(content.run, "report.html");
+  np_report_picture pictures[PICTURES] = {{NULL, 0}};
+  np_report_content content = {.run = options->positional[0], .scores = scores, .pictures = pictures};
+  char *fallback = np_path_join(content.run, "report.html"), *images = NULL, *note = NULL;
   const char *out = np_cli_value(options, "out", fallback);
   NP_TRY(read_scores(options, scores, &content.score_count));
+  st = choose_images(options, &images);
+  if (st == NP_OK) st = draw_all(options, images, pictures, &content.picture_count);
+  if (st != NP_OK && np_cli_value(options, "images", NULL)) goto out; /* asked for: not to be left out silently */
+  /* Else pictures are the last thing a run has: without a checkpoint or without images there still is a report. */
+  if (st != NP_OK) np_warn("no pictures in the report: %s", np_error_message());
+  note = np_format("Given, predicted, true: images of %s. Each grey patch is predicted from the true ones before it, "
+                   "in raster order; "
+                   "a prediction is of the patch standardised, its mean and deviation are the true ones.",
+                   images ? images : "");
+  content.picture_note = note;
   NP_TRY(np_report_write(out, &content));
   printf("%s\n", out);
 out:
+  for (int i = 0; i < PICTURES; i++) free(pictures[i].png);
+  free(note);
+  free(images);
   free(fallback);
   return st;
 }
