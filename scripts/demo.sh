@@ -1,12 +1,17 @@
 #!/bin/sh
 # The whole thing in small, on this machine, without any download: make images, pretrain on them, probe what was learnt beside a
-# trunk of random weights, write a report. Run again it goes on where it was stopped and repeats nothing that is done.
+# trunk of random weights, write a report. Run again it goes on where it was stopped and pretrains no step twice.
 #
 #   scripts/demo.sh [FOLDER] [KEY=VALUE ...]     FOLDER: demo; keys are those of recipes/demo.yaml, e.g. train.steps=300
 set -eu
+caller=$PWD
 cd "$(dirname "$0")/.."
-folder=demo
-case "${1:-}" in "" | *=*) ;; *) folder=$1; shift ;; esac
+folder=$PWD/demo
+case "${1:-}" in
+  "" | [a-z]*=*) ;;
+  /*) folder=$1; shift ;;
+  *) folder=$caller/$1; shift ;;
+esac
 
 scripts/setup.sh
 cmake --preset release >/dev/null
@@ -30,8 +35,8 @@ probe pretrained "$@"
 probe random "$@"
 
 say "report"
-"$nextpatch" report "$folder/run" out="$folder/report.html"
+"$nextpatch" report "$folder/run" images="$folder/images/val" out="$folder/report.html"
 
 say "top-1 on $folder/images/val, which neither trunk nor probe has seen"
 grep -h ' trunk: top-1 ' "$folder/probe-pretrained.txt" "$folder/probe-random.txt"
-echo "report: $PWD/$folder/report.html"
+echo "report: $folder/report.html"
