@@ -12,8 +12,8 @@ static np_run_result result;
 
 #define RUN(...) np_run((const char *const[]){NP_PROGRAM, __VA_ARGS__, NULL}, &result)
 
-static const char *const commands[] = {"pretrain", "probe",   "eval",   "features", "complete",
-                                       "plan",     "inspect", "report", "synth",    "doctor"};
+static const char *const commands[] = {"pretrain", "probe",  "eval",  "features", "complete", "plan",
+                                       "inspect",  "report", "synth", "bench",    "doctor"};
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 /* Exit status 2, nothing on standard output, one line on standard error that begins with "error: " and names `what`. */
@@ -84,6 +84,24 @@ static void typing_errors(void **state) {
   }
 }
 
+/* A recipe that cannot be: the line names the place, the key and what would be. */
+static void wrong_recipes(void **state) {
+  (void)state;
+  const char *demo = NP_SOURCE_DIR "/recipes/demo.yaml";
+  RUN("plan", demo, "model.widht=96");
+  assert_refused("did you mean model.width?");
+  RUN("plan", demo, "model.width=wide");
+  assert_refused("model.width");
+  RUN("plan", demo, "model.patch_size=5");
+  assert_refused("model.patch_size");
+  RUN("plan", demo, "gpus=0");
+  assert_refused("gpus=0");
+  RUN("pretrain", demo, "backend=cuda", "data.train=" NP_SOURCE_DIR, "run.dir=/nonexistent/run");
+  assert_refused("no CUDA operators");
+  RUN("pretrain", demo);
+  assert_refused("data.train");
+}
+
 static void doctor(void **state) {
   (void)state;
   RUN("doctor");
@@ -111,8 +129,13 @@ static void full_disk(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(help_of_every_command), cmocka_unit_test(help_wins), cmocka_unit_test(version),
-      cmocka_unit_test(typing_errors),         cmocka_unit_test(doctor),    cmocka_unit_test(full_disk),
+      cmocka_unit_test(help_of_every_command),
+      cmocka_unit_test(help_wins),
+      cmocka_unit_test(version),
+      cmocka_unit_test(typing_errors),
+      cmocka_unit_test(wrong_recipes),
+      cmocka_unit_test(doctor),
+      cmocka_unit_test(full_disk),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
