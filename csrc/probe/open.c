@@ -122,6 +122,10 @@ static np_status infer_recipe(np_opened *opened, const np_open_options *options)
   for (int i = 0; i < count; i++) all[i] = own[i];
   for (int i = 0; i < options->override_count; i++) all[count + i] = options->overrides[i];
   NP_TRY(np_recipe_load(NULL, all, count + options->override_count, &opened->recipe));
+  const np_recipe_model *m = &opened->recipe->model;
+  np_info(
+      "%s holds no recipe: width %d, %d blocks, patch %d from its shapes; image %dx%d, %d heads, norm eps %g assumed",
+      opened->path, m->width, m->blocks, m->patch_size, m->image_size[0], m->image_size[1], m->heads, m->norm_eps);
 out:
   for (int i = 0; i < count; i++) free(own[i]);
   free(all);
