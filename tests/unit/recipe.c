@@ -291,6 +291,7 @@ static void round_trip(void **state) {
                                           "checkpoint.every=77",
                                           "checkpoint.keep_last=9",
                                           "checkpoint.keep_every=100",
+                                          "checkpoint.fallback=true",
                                           "run.dir=- [a, {b",
                                           "run.resume=must",
                                           "probe.data=~",
