@@ -64,12 +64,4 @@ out:
   return st;
 }
 
-int np_cli_bench(int argc, char **argv) {
-  np_cli_options options;
-  np_status st;
-  NP_TRY(np_cli_parse(&usage, argc, argv, &options));
-  if (!options.help) st = bench(&options);
-out:
-  np_cli_free(&options);
-  return st;
-}
+int np_cli_bench(int argc, char **argv) { return np_cli_run(&usage, argc, argv, bench); }

@@ -185,19 +185,15 @@ static void print_text(const cJSON *report) {
   }
 }
 
-int np_cli_doctor(int argc, char **argv) {
-  np_cli_options options;
-  cJSON *report = NULL;
-  np_status st;
-  NP_TRY(np_cli_parse(&usage, argc, argv, &options));
-  if (options.help) goto out;
-  report = cJSON_CreateObject();
+static np_status run(const np_cli_options *options) {
+  np_status st = NP_OK;
+  cJSON *report = cJSON_CreateObject();
   report_build(cJSON_AddObjectToObject(report, "build"));
   report_processor(cJSON_AddObjectToObject(report, "processor"));
   report_gpus(cJSON_AddObjectToObject(report, "GPU"));
   report_limits(cJSON_AddObjectToObject(report, "limits"));
   report_libraries(cJSON_AddObjectToObject(report, "libraries"));
-  if (np_cli_flag(&options, "json")) {
+  if (np_cli_flag(options, "json")) {
     char *text = cJSON_Print(report);
     if (!text) st = np_error(NP_ERR_MEMORY, "doctor: out of memory");
     if (text) puts(text);
@@ -205,8 +201,8 @@ int np_cli_doctor(int argc, char **argv) {
   } else {
     print_text(report);
   }
-out:
   cJSON_Delete(report);
-  np_cli_free(&options);
   return st;
 }
+
+int np_cli_doctor(int argc, char **argv) { return np_cli_run(&usage, argc, argv, run); }

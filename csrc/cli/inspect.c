@@ -139,16 +139,11 @@ out:
   return st;
 }
 
-int np_cli_inspect(int argc, char **argv) {
-  np_cli_options options;
+static np_status run(const np_cli_options *options) {
+  const char *path = options->positional[0];
   struct stat about;
-  np_status st;
-  NP_TRY(np_cli_parse(&usage, argc, argv, &options));
-  if (options.help) goto out;
-  const char *path = options.positional[0];
   bool folder = stat(path, &about) == 0 && S_ISDIR(about.st_mode);
-  st = folder ? inspect_folder(path, np_cli_flag(&options, "verify")) : inspect_file(path);
-out:
-  np_cli_free(&options);
-  return st;
+  return folder ? inspect_folder(path, np_cli_flag(options, "verify")) : inspect_file(path);
 }
+
+int np_cli_inspect(int argc, char **argv) { return np_cli_run(&usage, argc, argv, run); }

@@ -105,9 +105,11 @@ static np_status check_count(const np_cli_options *options) {
   return NP_OK;
 }
 
-np_status np_cli_parse(const np_cli_usage *usage, int argc, char **argv, np_cli_options *out) {
+/* Sort argv[1..] into *out; the strings stay argv's. --help anywhere wins over errors. Release with `forget`, also
+ * after an error. */
+static np_status parse(const np_cli_usage *usage, int argc, char **argv, np_cli_options *out) {
   np_status st = NP_OK;
-  *out = (np_cli_options){.usage = usage};
+  *out = (np_cli_options){.usage = usage, .argc = argc, .argv = argv};
   for (int i = 1; i < argc && strcmp(argv[i], "--"); i++) {
     if (strcmp(argv[i], "--help") && strcmp(argv[i], "-h")) continue;
     print_help(usage);
@@ -135,13 +137,6 @@ np_status np_cli_parse(const np_cli_usage *usage, int argc, char **argv, np_cli_
   NP_TRY(check_count(out));
 out:
   return st;
-}
-
-void np_cli_free(np_cli_options *options) {
-  free(options->positional);
-  free(options->overrides);
-  free(options->own);
-  *options = (np_cli_options){0};
 }
 
 const char *np_cli_value(const np_cli_options *options, const char *key, const char *missing) {
@@ -180,4 +175,22 @@ bool np_cli_flag(const np_cli_options *options, const char *flag) {
   for (int i = 0; i < options->own_count; i++)
     if (!strncmp(options->own[i], "--", 2) && !strcmp(options->own[i] + 2, flag)) return true;
   return false;
+}
+
+static void forget(np_cli_options *options) {
+  free(options->positional);
+  free(options->overrides);
+  free(options->own);
+  *options = (np_cli_options){0};
+}
+
+np_status np_cli_run(const np_cli_usage *usage, int argc, char **argv,
+                     np_status (*body)(const np_cli_options *options)) {
+  np_cli_options options;
+  np_status st;
+  NP_TRY(parse(usage, argc, argv, &options));
+  if (!options.help) st = body(&options);
+out:
+  forget(&options);
+  return st;
 }

@@ -33,6 +33,8 @@ typedef struct np_cli_usage {
 
 typedef struct np_cli_options {
   const np_cli_usage *usage;
+  int argc; /* the words as given, argv[0] the subcommand's name */
+  char **argv;
   const char **positional;
   int positional_count;
   const char **overrides; /* "key=value" for np_recipe_load, in their order */
@@ -42,11 +44,11 @@ typedef struct np_cli_options {
   bool help; /* --help was given and has been printed: the subcommand returns NP_OK at once */
 } np_cli_options;
 
-/* Sort argv[1..] (argv[0] is the subcommand's name) into *out; the strings stay argv's. --help anywhere wins over
- * errors. NP_ERR_ARGUMENT for an unknown flag or key (with the nearest known one) and for too many or few arguments.
- * Release with np_cli_free, also after an error. */
-np_status np_cli_parse(const np_cli_usage *usage, int argc, char **argv, np_cli_options *out);
-void np_cli_free(np_cli_options *options);
+/* A whole subcommand: sort argv[1..] (argv[0] is its name) and hand over to `body`, or print --help where it stands
+ * anywhere. NP_ERR_ARGUMENT for an unknown flag or key (with the nearest known one) and for too many or few arguments.
+ */
+np_status np_cli_run(const np_cli_usage *usage, int argc, char **argv,
+                     np_status (*body)(const np_cli_options *options));
 
 /* The last value given to one of the subcommand's own keys; `missing` when it was not given. */
 const char *np_cli_value(const np_cli_options *options, const char *key, const char *missing);

@@ -36,19 +36,17 @@ static char *command_text(int argc, char **argv) {
   return text;
 }
 
-int np_cli_pretrain(int argc, char **argv) {
-  np_cli_options options;
+static np_status run(const np_cli_options *options) {
+  np_status st = NP_OK;
   np_recipe *recipe = NULL;
   char *command = NULL;
-  np_status st;
-  NP_TRY(np_cli_parse(&usage, argc, argv, &options));
-  if (options.help) goto out;
-  NP_TRY(np_recipe_load(options.positional[0], options.overrides, options.override_count, &recipe));
-  command = command_text(argc, argv);
+  NP_TRY(np_recipe_load(options->positional[0], options->overrides, options->override_count, &recipe));
+  command = command_text(options->argc, options->argv);
   st = np_pretrain(recipe, command);
 out:
   free(command);
   np_recipe_free(recipe);
-  np_cli_free(&options);
   return st;
 }
+
+int np_cli_pretrain(int argc, char **argv) { return np_cli_run(&usage, argc, argv, run); }

@@ -26,24 +26,22 @@ static const np_cli_usage usage = {
     .keys = keys,
 };
 
-int np_cli_synth(int argc, char **argv) {
-  np_cli_options options;
-  np_status st;
+static np_status run(const np_cli_options *options) {
+  np_status st = NP_OK;
   int64_t classes = 10, train = 6000, val = 1000, size = 32, seed = 0;
   bool made;
-  NP_TRY(np_cli_parse(&usage, argc, argv, &options));
-  if (options.help) goto out;
-  NP_TRY(np_cli_integer(&options, "classes", 2, NP_SYNTH_CLASSES, &classes));
-  NP_TRY(np_cli_integer(&options, "train", 0, 10000000, &train));
-  NP_TRY(np_cli_integer(&options, "val", 0, 10000000, &val));
-  NP_TRY(np_cli_integer(&options, "size", 8, 1024, &size));
-  NP_TRY(np_cli_integer(&options, "seed", 0, INT64_MAX, &seed));
+  NP_TRY(np_cli_integer(options, "classes", 2, NP_SYNTH_CLASSES, &classes));
+  NP_TRY(np_cli_integer(options, "train", 0, 10000000, &train));
+  NP_TRY(np_cli_integer(options, "val", 0, 10000000, &val));
+  NP_TRY(np_cli_integer(options, "size", 8, 1024, &size));
+  NP_TRY(np_cli_integer(options, "seed", 0, INT64_MAX, &seed));
   const np_synth_options set = {
       .classes = (int)classes, .train = train, .val = val, .size = (int)size, .seed = (uint64_t)seed};
-  NP_TRY(np_synth_make(options.positional[0], &set, &made));
+  NP_TRY(np_synth_make(options->positional[0], &set, &made));
   printf("%s %s: %lld training and %lld validation images of %d classes, %d x %d\n", made ? "made" : "already there,",
-         options.positional[0], (long long)train, (long long)val, set.classes, set.size, set.size);
+         options->positional[0], (long long)train, (long long)val, set.classes, set.size, set.size);
 out:
-  np_cli_free(&options);
   return st;
 }
+
+int np_cli_synth(int argc, char **argv) { return np_cli_run(&usage, argc, argv, run); }
