@@ -1,6 +1,6 @@
 #include "cli/cli.h"
 #include "cli/options.h"
-#include "train/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "util/file.h"
 #include "util/safetensors.h"
 

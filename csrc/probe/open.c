@@ -1,5 +1,8 @@
 #include "probe/open.h"
 
+#include "checkpoint/checkpoint.h"
+#include "ops/choose.h"
+
 #include "util/file.h"
 #include "util/log.h"
 
@@ -147,11 +150,12 @@ static np_status read_recipe(np_opened *opened, const np_open_options *options) 
 /* ---- model ---- */
 
 static np_status open_ops(const np_recipe *recipe, np_ops **out) {
-  if (recipe->backend == NP_BACKEND_CUDA)
-    return np_error(NP_ERR_ARGUMENT, "backend: cuda is not in this build; use cpu");
-  const bool low =
-      recipe->precision == NP_PRECISION_BF16 || (recipe->precision == NP_PRECISION_AUTO && np_cpu_has_bf16());
-  return np_ops_cpu(low ? NP_BF16 : NP_F32, recipe->threads, out);
+  np_status st;
+  np_dtype act;
+  NP_TRY(np_ops_choose(recipe, &act));
+  NP_TRY(np_ops_cpu(act, recipe->threads, out));
+out:
+  return st;
 }
 
 static np_status load_weights(np_opened *opened, const np_open_options *options) {
@@ -171,6 +175,7 @@ np_status np_open_model(const char *model, const np_open_options *options, np_op
   np_status st = NP_OK;
   *out = (np_opened){0};
   NP_TRY(np_open_locate(model, &out->path));
+  NP_TRY(np_checkpoint_verify_model(out->path));
   NP_TRY(np_safetensors_open(out->path, &out->file));
   NP_TRY(read_recipe(out, options));
   if (options->pixel_head && !np_safetensors_find(out->file, "head.decoder_pred.weight")) {

@@ -1,6 +1,7 @@
 #include "train/bench_step.h"
 
 #include "model/model.h"
+#include "ops/choose.h"
 #include "optim/optimiser.h"
 #include "util/machine.h"
 #include "util/philox.h"
@@ -128,10 +129,9 @@ np_status np_bench_step(const np_recipe *recipe, int steps, int warmup, np_step_
   int batch = recipe->train.batch, micro = recipe->train.micro_batch ? recipe->train.micro_batch : batch;
   size_t values = (size_t)batch * (size_t)m->image_size[0] * (size_t)m->image_size[1] * (size_t)m->channels;
   bench b = {.recipe = recipe, .micro = micro, .passes = batch / micro};
-  bool bf16 = recipe->precision == NP_PRECISION_BF16 || (recipe->precision == NP_PRECISION_AUTO && np_cpu_has_bf16());
-  if (recipe->backend == NP_BACKEND_CUDA)
-    return np_error(NP_ERR_ARGUMENT, "backend: cuda: this build has no CUDA operators; allowed: cpu, auto");
-  *out = (np_step_timing){.precision = bf16 ? "bf16" : "fp32",
+  np_dtype act;
+  NP_TRY(np_ops_choose(recipe, &act));
+  *out = (np_step_timing){.precision = np_precision_name(act),
                           .threads = recipe->threads ? recipe->threads : np_machine_cores()};
   b.pixels = malloc(values);
   b.prefix = malloc((size_t)batch * sizeof *b.prefix);
@@ -143,7 +143,7 @@ np_status np_bench_step(const np_recipe *recipe, int steps, int warmup, np_step_
   b.forward_backward = b.whole + steps, b.update = b.forward_backward + steps;
   np_rng rng = np_rng_make(recipe->seed, NP_PURPOSE_SYNTH, 0, 0);
   for (size_t i = 0; i < values; i++) b.pixels[i] = (uint8_t)np_rng_u32(&rng);
-  NP_TRY(np_ops_cpu(bf16 ? NP_BF16 : NP_F32, recipe->threads, &b.ops));
+  NP_TRY(np_ops_cpu(act, recipe->threads, &b.ops));
   NP_TRY(matrix_peak(b.ops, &out->matrix_peak));
   NP_TRY(open_model(&b, b.ops->act, out));
   for (int step = -warmup; step < steps; step++) {

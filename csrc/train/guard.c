@@ -1,6 +1,6 @@
 #include "train/guard.h"
 
-#include "train/checkpoint_files.h"
+#include "checkpoint/checkpoint_files.h"
 #include "util/file.h"
 #include "util/log.h"
 

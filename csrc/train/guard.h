@@ -2,8 +2,8 @@
 #ifndef NP_TRAIN_GUARD_H
 #define NP_TRAIN_GUARD_H
 
+#include "checkpoint/checkpoint.h"
 #include "recipe/recipe.h"
-#include "train/checkpoint.h"
 #include "util/dtype.h"
 #include "util/status.h"
 

@@ -1,6 +1,7 @@
 #include "train/pretrain.h"
 
 #include "dist/launch.h"
+#include "ops/choose.h"
 #include "train/guard.h"
 #include "train/interrupt.h"
 #include "train/run_folder.h"
@@ -20,19 +21,8 @@ static np_status check_recipe(const np_recipe *recipe) {
     st = np_error(NP_ERR_ARGUMENT, "data.train is not set: give a folder of images, as data.train=images/train");
   else if (!recipe->run.dir || !*recipe->run.dir)
     st = np_error(NP_ERR_ARGUMENT, "run.dir is not set: give the folder of this run, as run.dir=runs/first");
-  else if (recipe->backend == NP_BACKEND_CUDA)
-    st = np_error(NP_ERR_ARGUMENT, "backend: cuda: this build has no CUDA operators; allowed: auto, cpu");
-  else if (recipe->precision == NP_PRECISION_BF16 && !np_cpu_has_bf16())
-    st = np_error(
-        NP_ERR_ARGUMENT,
-        "precision: bf16: this processor has no native bf16 products (AVX512-BF16 or AMX); allowed: auto, fp32");
 out:
   return st;
-}
-
-static np_dtype choose_act(np_precision precision) {
-  if (precision == NP_PRECISION_AUTO) return np_cpu_has_bf16() ? NP_BF16 : NP_F32;
-  return precision == NP_PRECISION_BF16 ? NP_BF16 : NP_F32;
 }
 
 /* The checkpoint to go on from; *out NULL: a fresh start. */
@@ -167,7 +157,7 @@ np_status np_pretrain(const np_recipe *recipe, const char *command) {
   np_trainer t = {.recipe = recipe, .saved = -1};
   np_interrupt_watch();
   NP_TRY(check_recipe(recipe));
-  t.state.act = choose_act(recipe->precision);
+  NP_TRY(np_ops_choose(recipe, &t.state.act));
   t.state.threads = recipe->threads ? recipe->threads : np_machine_cores();
   t.state.micro_batch = recipe->train.micro_batch ? recipe->train.micro_batch : recipe->train.batch;
   NP_TRY(np_dataset_open(recipe->data.train, false, &t.dataset));

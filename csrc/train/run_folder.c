@@ -1,6 +1,6 @@
 #include "train/run_folder.h"
 
-#include "train/checkpoint_files.h"
+#include "checkpoint/checkpoint_files.h"
 #include "util/build.h"
 #include "util/file.h"
 

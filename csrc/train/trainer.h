@@ -2,13 +2,13 @@
 #ifndef NP_TRAIN_TRAINER_H
 #define NP_TRAIN_TRAINER_H
 
+#include "checkpoint/checkpoint.h"
 #include "data/dataset.h"
 #include "data/loader.h"
 #include "model/model.h"
 #include "ops/ops.h"
 #include "optim/optimiser.h"
 #include "recipe/recipe.h"
-#include "train/checkpoint.h"
 #include "train/metrics.h"
 
 typedef struct np_trainer {

@@ -2,7 +2,7 @@
 #include "system/run.h"
 #include "unit/temp.h"
 
-#include "train/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "train/metrics.h"
 
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 /* Checkpoints: what is written is read back, damage of every kind is refused with its reason, what must stay stays. */
 #include "unit/temp.h"
 
-#include "train/checkpoint.h"
+#include "checkpoint/checkpoint.h"
 #include "util/log.h"
 
 #include <fcntl.h>

@@ -1,4 +1,4 @@
-#include "train/checkpoint_files.h"
+#include "checkpoint/checkpoint_files.h"
 #include "util/file.h"
 #include "util/log.h"
 
@@ -182,6 +182,23 @@ out:
   cJSON_Delete(about);
   free(moments);
   free(model);
+  return st;
+}
+
+np_status np_checkpoint_verify_model(const char *path) {
+  np_status st = NP_OK;
+  cJSON *json = NULL;
+  const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+  char *folder = slash ? np_format("%.*s", (int)(slash - path), path) : np_format(".");
+  char *about = np_path_join(folder, NP_CHECKPOINT_ABOUT);
+  struct stat found;
+  if (strcmp(name, NP_CHECKPOINT_MODEL) != 0 || stat(about, &found) != 0) goto out;
+  NP_TRY(read_about(folder, &json));
+  NP_TRY(check_file(folder, cJSON_GetObjectItemCaseSensitive(json, "files"), name));
+out:
+  cJSON_Delete(json);
+  free(about);
+  free(folder);
   return st;
 }
 

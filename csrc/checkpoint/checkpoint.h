@@ -7,8 +7,8 @@
  * A checkpoint is written as a hidden folder, every file synced, and then renamed: whatever stands under its final name
  * is whole. One that is to go is first renamed to a hidden name. So at no moment does a kill or a full disk cost a
  * checkpoint that was there. */
-#ifndef NP_TRAIN_CHECKPOINT_H
-#define NP_TRAIN_CHECKPOINT_H
+#ifndef NP_CHECKPOINT_CHECKPOINT_H
+#define NP_CHECKPOINT_CHECKPOINT_H
 
 #include "model/params.h"
 #include "util/safetensors.h"
@@ -74,6 +74,10 @@ typedef struct np_checkpoint {
  * not as it was written. */
 np_status np_checkpoint_open(const char *folder, np_checkpoint **out);
 void np_checkpoint_close(np_checkpoint *checkpoint); /* NULL is fine */
+
+/* Verify a weight file against the checkpoint.json beside it; fine where there is none, for the file is then no
+ * checkpoint's. */
+np_status np_checkpoint_verify_model(const char *path);
 
 /* The newest checkpoint of a run; *out is NULL when there is none. A damaged one is an error, or with `fallback` a
  * warning and the one before it is tried. */

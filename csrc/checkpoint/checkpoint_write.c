@@ -1,4 +1,4 @@
-#include "train/checkpoint_files.h"
+#include "checkpoint/checkpoint_files.h"
 #include "util/build.h"
 #include "util/file.h"
 #include "util/log.h"

@@ -1,8 +1,9 @@
 /* What writing and reading of checkpoints share. */
-#ifndef NP_TRAIN_CHECKPOINT_FILES_H
-#define NP_TRAIN_CHECKPOINT_FILES_H
+#ifndef NP_CHECKPOINT_CHECKPOINT_FILES_H
+#define NP_CHECKPOINT_CHECKPOINT_FILES_H
 
-#include "train/checkpoint.h"
+#include "checkpoint/checkpoint.h"
+#include "ops/choose.h"
 
 #include <cjson/cJSON.h>
 
@@ -10,9 +11,6 @@
 #define NP_MOMENT_SECOND "exp_avg_sq."
 
 enum { NP_CHECKPOINT_FORMAT = 1, NP_HASH_TEXT = 33 };
-
-/* "fp32" or "bf16". */
-static inline const char *np_precision_name(np_dtype act) { return act == NP_BF16 ? "bf16" : "fp32"; }
 
 /* Size and XXH3-128 (32 hexadecimal digits) of a file. */
 np_status np_checkpoint_hash_file(const char *path, int64_t *bytes, char hash[NP_HASH_TEXT]);
