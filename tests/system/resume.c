@@ -196,6 +196,27 @@ static void damaged_checkpoint(void **state) {
   assert_same_end("damaged");
 }
 
+/* One bit of the weights flipped: whoever reads them refuses. */
+static void altered_weights(void **state) {
+  (void)state;
+  char *path = np_format("altered/checkpoints/step-%08d/" NP_CHECKPOINT_MODEL, 4);
+  TRAIN("altered", "train.steps=4");
+  assert_done();
+  FILE *file = fopen(path, "r+b");
+  assert_non_null(file);
+  assert_int_equal(fseek(file, -3, SEEK_END), 0);
+  int byte = fgetc(file);
+  assert_int_equal(fseek(file, -3, SEEK_END), 0);
+  assert_int_equal(fputc(byte ^ 1, file), byte ^ 1);
+  fclose(file);
+  free(path);
+  np_run((const char *const[]){NP_PROGRAM, "features", "altered", "images/val", "out=f.npy", NULL}, &result);
+  assert_failed(1, "model.safetensors was altered");
+  assert_int_equal(access("f.npy", F_OK), -1);
+  TRAIN("altered", "train.steps=4");
+  assert_failed(1, "model.safetensors was altered");
+}
+
 /* Files may not grow beyond 8 KiB: the first checkpoint cannot be written. */
 static void full_disk(void **state) {
   struct rlimit before, small;
@@ -278,6 +299,7 @@ int main(void) {
       cmocka_unit_test(workers_and_logging_do_not_matter),
       cmocka_unit_test(accumulation),
       cmocka_unit_test(damaged_checkpoint),
+      cmocka_unit_test(altered_weights),
       cmocka_unit_test(full_disk),
       cmocka_unit_test(another_recipe_is_refused),
       cmocka_unit_test(what_cannot_run_is_refused),
