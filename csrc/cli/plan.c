@@ -25,37 +25,46 @@ static const np_cli_usage usage = {
     .recipe = true,
 };
 
-static void line_bytes(const char *what, double bytes) {
-  if (bytes >= 1e9) printf("  %-34s %10.2f GB\n", what, bytes / 1e9);
-  else printf("  %-34s %10.2f MB\n", what, bytes / 1e6);
+/* One line: `amount` with the prefix that leaves one to three digits before the point. */
+static void line(const char *what, double amount, const char *unit, const char *note) {
+  const char *prefixes[] = {"", "k", "M", "G", "T", "P", "E", "Z", "Y"};
+  size_t i = 0;
+  for (; amount >= 1000 && i + 1 < sizeof prefixes / sizeof *prefixes; i++) amount /= 1000;
+  printf("  %-34s %8.2f %s%s%s%s\n", what, amount, prefixes[i], unit, *note ? "   " : "", note);
 }
 
+static void line_bytes(const char *what, double bytes) { line(what, bytes, "B", ""); }
+
 static void print_model(const np_recipe_model *m, const np_params *params) {
+  char note[128];
   int64_t trunk = 0;
   for (int i = 0; i < params->count; i++)
     if (params->items[i].offset >= params->trunk) trunk += params->items[i].count;
   printf("model\n");
   printf("  %-34s %d x %d px, %d channels, patch %d: %d tokens\n", "image", m->image_size[0], m->image_size[1],
          m->channels, m->patch_size, np_recipe_tokens(m));
-  printf("  %-34s %13.3f M (width %d, %d blocks, %d heads of width %d)\n", "trunk parameters", (double)trunk / 1e6,
-         m->width, m->blocks, m->heads, m->width / m->heads);
-  printf("  %-34s %13.3f M (width %d, %d blocks)\n", "pixel head parameters", (double)(params->elements - trunk) / 1e6,
-         m->head_width, m->head_blocks);
-  printf("  %-34s %13.3f M\n", "all parameters", (double)params->elements / 1e6);
+  snprintf(note, sizeof note, "width %d, %d blocks, %d heads of width %d", m->width, m->blocks, m->heads,
+           m->width / m->heads);
+  line("trunk parameters", (double)trunk, "", note);
+  snprintf(note, sizeof note, "width %d, %d blocks", m->head_width, m->head_blocks);
+  line("pixel head parameters", (double)(params->elements - trunk), "", note);
+  line("all parameters", (double)params->elements, "", "");
 }
 
 static void print_work(const np_recipe *recipe, int64_t gpus, double tflops) {
+  char note[128];
   const np_recipe_model *m = &recipe->model;
-  double reference = np_model_flops(m, recipe->data.prefix, true), done = np_model_flops(m, recipe->data.prefix, false);
+  double done = np_model_flops(m, recipe->data.prefix, false);
   double images = (double)recipe->train.steps * recipe->train.batch;
   printf("work (forward and backward)\n");
-  printf("  %-34s %10.4g GFLOP (every token through the head)\n", "an image, reference", reference / 1e9);
-  printf("  %-34s %10.4g GFLOP (loss tokens through the head)\n", "an image, as computed", done / 1e9);
-  printf("  %-34s %10.4g TFLOP of %d images\n", "a step, as computed", done * recipe->train.batch / 1e12,
-         recipe->train.batch);
-  printf("  %-34s %10.4g ZFLOP, %.4g M images\n", "the run, as computed", done * images / 1e21, images / 1e6);
+  line("an image, reference", np_model_flops(m, recipe->data.prefix, true), "FLOP", "every token through everything");
+  line("an image, as computed", done, "FLOP", "loss tokens alone past the last block's attention");
+  snprintf(note, sizeof note, "%d images", recipe->train.batch);
+  line("a step, as computed", done * recipe->train.batch, "FLOP", note);
+  snprintf(note, sizeof note, "%.4g million images", images / 1e6);
+  line("the run, as computed", done * images, "FLOP", note);
   if (tflops > 0)
-    printf("  %-34s %10.4g days on %lld ranks at %g TFLOP/s each\n", "time",
+    printf("  %-34s %8.2f days on %lld ranks at %g TFLOP/s each\n", "time",
            done * images / (tflops * 1e12) / (double)gpus / 86400, (long long)gpus, tflops);
 }
 

@@ -119,6 +119,34 @@ static void doctor(void **state) {
   assert_int_equal(result.out[0], '{');
 }
 
+static void assert_printed(const char *text) {
+  assert_int_equal(result.exit_code, 0);
+  if (!strstr(result.out, text)) fail_msg("no '%s' in: %s", text, result.out);
+}
+
+/* The published model's size and model.md's 1.7 TFLOP an image; fp32 masters, gradients and two moments are 4, 4 and 8
+ * bytes a parameter. */
+static void plan(void **state) {
+  (void)state;
+  RUN("plan", NP_SOURCE_DIR "/recipes/aim_600m.yaml", "gpus=64", "tflops=100");
+  assert_printed("680.54 M");
+  assert_printed("1.69 TFLOP");
+  assert_printed("gradients, fp32                        4.35 GB");
+  assert_printed("moments, fp32                          8.70 GB");
+  assert_printed("days on 64 ranks");
+  RUN("plan", NP_SOURCE_DIR "/recipes/aim_600m.yaml", "gpus=3");
+  assert_refused("gpus=3");
+}
+
+static void bench(void **state) {
+  (void)state;
+  RUN("bench", "step", NP_SOURCE_DIR "/recipes/demo.yaml", "steps=2", "warmup=0", "--json", "train.batch=4");
+  assert_printed("\"images_per_s\": ");
+  assert_ptr_equal(strchr(result.out, '\n'), result.out + strlen(result.out) - 1);
+  RUN("bench", "stairs", NP_SOURCE_DIR "/recipes/demo.yaml");
+  assert_refused("allowed: step");
+}
+
 /* A result that could not be written is not a success. */
 static void full_disk(void **state) {
   (void)state;
@@ -135,6 +163,8 @@ int main(void) {
       cmocka_unit_test(typing_errors),
       cmocka_unit_test(wrong_recipes),
       cmocka_unit_test(doctor),
+      cmocka_unit_test(plan),
+      cmocka_unit_test(bench),
       cmocka_unit_test(full_disk),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
