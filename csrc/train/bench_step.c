@@ -53,7 +53,6 @@ static np_status open_model(bench *b, np_dtype act, np_step_timing *out) {
   }
   NP_TRY(np_model_create(b->ops, &r->model, &options, &b->model));
   const np_params *params = np_model_params(b->model);
-  NP_TRY(np_optimiser_create(b->ops, params, &r->optim, &b->optimiser));
   weights = malloc((size_t)params->total * sizeof *weights);
   if (!weights) {
     st = np_error(NP_ERR_MEMORY, "out of memory for the weights");
@@ -61,6 +60,9 @@ static np_status open_model(bench *b, np_dtype act, np_step_timing *out) {
   }
   np_params_init(params, r->seed, weights);
   NP_TRY(np_model_set_weights(b->model, weights));
+  free(weights); /* before the moments are taken: with a large model there is not room for both */
+  weights = NULL;
+  NP_TRY(np_optimiser_create(b->ops, params, &r->optim, &b->optimiser));
 out:
   free(weights);
   return st;
