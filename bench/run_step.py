@@ -50,6 +50,12 @@ def machine():
             "system": platform.platform(), "load_average": os.getloadavg()[0]}
 
 
+def words(command):
+    """A command as another checkout would type it: paths within this one are relative, the interpreter has no folder."""
+    return shlex.join(os.path.relpath(word, ROOT) if word.startswith(ROOT + os.sep) else
+                      os.path.basename(word) if word == PYTHON else word for word in command)
+
+
 def run(command, timeout):
     """The last line of a program's stdout, which is its JSON result; or (None, why not)."""
     try:
@@ -100,7 +106,7 @@ def time_precision(options, precision, torch_found):
                 print(f"{place} {name}: {result['median_s']:.4g} s", file=sys.stderr)
     rows = []
     for name, command in commands.items():
-        row = {"program": name, "precision": precision, "command": shlex.join(command), "failure": failures.get(name)}
+        row = {"program": name, "precision": precision, "command": words(command), "failure": failures.get(name)}
         if results[name] and name not in failures:
             seconds = [r["median_s"] for r in results[name]]
             middle = min(results[name], key=lambda r: abs(r["median_s"] - statistics.median(seconds)))
