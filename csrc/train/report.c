@@ -34,7 +34,7 @@ static const char style[] =
     ".grid{stroke:var(--rule);stroke-width:1}.raw{fill:none;stroke:var(--pale);stroke-width:1.2}\n"
     ".line{fill:none;stroke:var(--blue);stroke-width:2;stroke-linejoin:round}\n"
     "table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .8rem .35rem 0}\n"
-    "th{color:var(--soft);font-weight:500}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}\n"
+    "th{color:var(--soft);font-weight:500}td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}\n"
     ".bar{height:12px;border-radius:3px;background:var(--grey)}.bar.pretrained{background:var(--blue)}\n"
     ".pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(22rem,1fr));gap:.8rem}\n"
     ".pictures img{width:100%;image-rendering:pixelated;border-radius:4px;display:block}\n"

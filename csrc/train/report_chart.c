@@ -3,7 +3,7 @@
 #include <math.h>
 #include <stdbool.h>
 
-enum { WIDTH = 720, LEFT = 64, RIGHT = 12, TOP = 10, BOTTOM = 36 };
+enum { WIDTH = 720, LEFT = 64, RIGHT = 28, TOP = 10, BOTTOM = 36 };
 
 typedef struct axis {
   double low, high, step; /* of the ticks */
