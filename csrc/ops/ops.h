@@ -8,7 +8,12 @@
  * shapes and the thread count, so equal inputs give equal bits.
  *
  * Gradients of parameters take `accumulate`: false overwrites, true adds. Unless said otherwise outputs may not alias
- * inputs. Every op returns NP_OK or an error with its message; shapes are the caller's duty. */
+ * inputs. Every op returns NP_OK or an error with its message; shapes are the caller's duty.
+ *
+ * Operations are queued and run in order; the host goes on. Only download, arrive and destroy wait for the device (the CPU
+ * backend runs each at once). So what changes from step to step and is computed late (the loss's divisor, the learning
+ * rate, the clipping factor) is read from device memory, and pointers named "device" may not be read on the host. An index
+ * list may be padded: index[r] < 0 marks a row that stands for nothing, so that few distinct shapes occur. */
 #ifndef NP_OPS_OPS_H
 #define NP_OPS_OPS_H
 
@@ -37,12 +42,31 @@ typedef struct np_matmul {
   bool accumulate;                 /* C += instead of C = */
 } np_matmul;
 
-/* One AdamW step over a slice whose elements share their decay. */
+/* AdamW's constants; a slice's elements share their decay. */
 typedef struct np_adamw {
-  float lr, beta1, beta2, eps, weight_decay;
-  float bias_correction1, bias_correction2; /* 1 - beta^t */
-  float grad_scale;                         /* gradients are multiplied by it first: clipping */
+  double beta1, beta2;
+  float eps, weight_decay;
+  float clip; /* largest global norm; 0: no limit */
 } np_adamw;
+
+/* One optimiser's scalars, in device memory: what a step decides without asking the host. */
+typedef struct np_adamw_state {
+  double norm_squared; /* Σ g² of the gradient at hand: sum_squares writes it */
+  int64_t steps;       /* applied so far: the t of the bias correction */
+  float lr;            /* of the step at hand: uploaded before it */
+  /* What adamw_prepare makes of them. */
+  float grad_scale;                         /* gradients are multiplied by it first: clipping */
+  float bias_correction1, bias_correction2; /* 1 - beta^t */
+  int32_t apply;                            /* 0: the norm is not finite, and adamw leaves everything as it is */
+  int32_t reserved;
+} np_adamw_state;
+
+enum {
+  NP_FETCH_SLOTS = 8,  /* copies to the host that may be under way at once */
+  NP_FETCH_BYTES = 128 /* the largest of them */
+};
+
+typedef struct np_recording np_recording; /* operations recorded once and run again as one */
 
 typedef struct np_ops np_ops;
 
@@ -53,9 +77,27 @@ struct np_ops {
   /* ---- memory ---- */
   np_status (*alloc)(np_ops *ops, size_t bytes, void **out); /* 64-byte aligned, contents undefined */
   void (*release)(np_ops *ops, void *memory);                /* NULL is fine */
+  np_status (*available)(np_ops *ops, size_t *bytes);        /* what alloc may still grant; SIZE_MAX: unknown */
+  /* Queued like any operation; the host memory may change as soon as it returns. */
   np_status (*upload)(np_ops *ops, void *device, const void *host, size_t bytes);
   np_status (*download)(np_ops *ops, void *host, const void *device, size_t bytes); /* waits for what wrote it */
   np_status (*zero)(np_ops *ops, void *device, size_t bytes);
+  /* A late read of at most NP_FETCH_BYTES: fetch queues it under a slot 0 … NP_FETCH_SLOTS - 1; arrive waits for that copy,
+   * and not for what was queued behind it. A slot is fetched again only after it has arrived. */
+  np_status (*fetch)(np_ops *ops, int slot, const void *device, size_t bytes);
+  np_status (*arrive)(np_ops *ops, int slot, void *host, size_t bytes);
+
+  /* ---- recording and time; NULL where a backend has no use for it ---- */
+  /* Between begin and end operations are recorded, not run; all shapes must have run once before, and nothing but
+   * operations on device memory may be called (no upload, download, fetch). replay queues them all. */
+  np_status (*record_begin)(np_ops *ops);
+  np_status (*record_end)(np_ops *ops, np_recording **out); /* *out NULL and an error when recording failed */
+  np_status (*replay)(np_ops *ops, np_recording *recording);
+  void (*forget)(np_ops *ops, np_recording *recording); /* NULL is fine */
+  /* mark notes, under any index >= 0, when the device gets there; elapsed gives the seconds between two marks and waits for
+   * them. Never NULL. */
+  np_status (*mark)(np_ops *ops, int index);
+  np_status (*elapsed)(np_ops *ops, int from, int to, double *seconds);
 
   /* ---- elements and rows ---- */
   /* out[i] = act(in[i]) for i < count: the low-precision copy of weights. With act F32 a copy. */
@@ -66,12 +108,14 @@ struct np_ops {
   /* out [B·N, P·P·C] act: patches in (channel, row, column) order, as the patch convolution's weight is laid out. */
   np_status (*patchify)(np_ops *ops, const np_pixels *pixels, void *out);
 
-  /* x[r, :] += table[position(r), :]; position(r) = (index ? index[r] : r) % tokens. x [rows, width] act, table [tokens, width]. */
+  /* x[r, :] += table[position(r), :]; position(r) = (index ? index[r] : r) % tokens; nothing where index[r] < 0.
+   * x [rows, width] act, table [tokens, width], index [rows] device or NULL. */
   np_status (*add_table)(np_ops *ops, int64_t rows, int width, int tokens, const int32_t *index, const float *table, void *x);
 
-  /* y[r, :] = x[index[r], :] for r < rows. act. */
+  /* y[r, :] = x[index[r], :] for r < rows, zeros where index[r] < 0. act; index [rows] device. */
   np_status (*gather_rows)(np_ops *ops, int64_t rows, int width, const int32_t *index, const void *x, void *y);
-  /* Its gradient: dx [total, width] = 0, then dx[index[r], :] = dy[r, :]; index strictly ascending. */
+  /* Its gradient: dx [total, width] = 0, then dx[index[r], :] = dy[r, :] where index[r] >= 0. Those come first and strictly
+   * ascend. */
   np_status (*scatter_rows)(np_ops *ops, int64_t rows, int64_t total, int width, const int32_t *index, const void *dy, void *dx);
 
   np_status (*matmul)(np_ops *ops, const np_matmul *shape, const void *a, const void *b, const float *bias /* [n] or NULL */,
@@ -94,18 +138,19 @@ struct np_ops {
 
   /* Prefix-causal attention: query i sees key j when j <= i or j < prefix[b] (model.md 5); scale 1/sqrt(d).
    * qkv [B, N, 3, h, d] act → out [B, N, h, d] act, lse [B, h, N] natural log-sum-exp of the scaled scores. lse NULL: not
-   * kept. prefix NULL: every query sees every key. Hidden keys are not read; no N×N array exists. */
+   * kept. prefix [B] device, each 0 … N; NULL: every query sees every key. Hidden keys are not read; no N×N array exists. */
   np_status (*attention_forward)(np_ops *ops, int batch, int tokens, int heads, int head_width, const int32_t *prefix,
                                  const void *qkv, void *out, float *lse);
   np_status (*attention_backward)(np_ops *ops, int batch, int tokens, int heads, int head_width, const int32_t *prefix,
                                   const void *qkv, const void *out, const float *lse, const void *dout, void *dqkv);
 
   /* Pixel loss of gathered rows. Row r is token index[r] = b·N + k; its target is patch k+1 of image b, values in (row, column,
-   * channel) order, standardised by its own mean and unbiased variance when `normalize` (model.md 7).
-   * loss[0] (+)= Σ_r mean_j (pred[r, j] - t[r, j])² in float64; dpred (NULL: not wanted) = scale·2·(pred - t)/(P·P·C).
-   * pred, dpred [rows, P·P·C] act; they may alias. */
-  np_status (*pixel_loss)(np_ops *ops, const np_pixels *pixels, int64_t rows, const int32_t *index, bool normalize, float scale,
-                          const void *pred, void *dpred, double *loss, bool accumulate);
+   * channel) order, standardised by its own mean and unbiased variance when `normalize` (model.md 7). Where index[r] < 0 the
+   * row counts nothing and its gradient is zeros.
+   * loss[0] (+)= Σ_r mean_j (pred[r, j] - t[r, j])² in float64; dpred (NULL: not wanted) = scale[0]·2·(pred - t)/(P·P·C).
+   * pred, dpred [rows, P·P·C] act, they may alias; index [rows], scale [1] (not read without dpred), loss [1] device. */
+  np_status (*pixel_loss)(np_ops *ops, const np_pixels *pixels, int64_t rows, const int32_t *index, bool normalize,
+                          const float *scale, const void *pred, void *dpred, double *loss, bool accumulate);
 
   /* ---- probe: float32 throughout ---- */
   /* y = (x - mean)/sqrt(var + eps) over `width` columns. train: mean and biased variance of these rows, and
@@ -121,17 +166,23 @@ struct np_ops {
   np_status (*pool_backward)(np_ops *ops, int batch, int tokens, int heads, int width, const float *x, const float *weight,
                              const float *dpooled, float *du, bool accumulate);
   /* loss[0] = Σ_b -log softmax(logits[b])[label[b]]; dlogits (NULL: not wanted, may alias logits) = scale·(softmax - onehot).
-   * logits, dlogits [B, classes]; labels [B]. */
+   * logits, dlogits [B, classes]; labels [B], loss [1] device. */
   np_status (*cross_entropy)(np_ops *ops, int batch, int classes, float scale, const float *logits, const int32_t *labels,
                              float *dlogits, double *loss);
 
   /* ---- optimiser ---- */
-  /* out[0] = Σ g² in float64; non-finite input gives a non-finite sum. */
+  /* out[0] = Σ g² in float64; non-finite input gives a non-finite sum. out device. */
   np_status (*sum_squares)(np_ops *ops, int64_t count, const float *g, double *out);
-  /* w, m, v updated in place from g as torch.optim.AdamW does (decoupled decay first); low (NULL or [count] act) receives the new w. */
-  np_status (*adamw)(np_ops *ops, const np_adamw *how, int64_t count, const float *g, float *w, float *m, float *v, void *low);
+  /* Before a step's adamw calls: from state's norm_squared, steps and lr decide whether it is applied (apply = the norm is
+   * finite; then steps grows by one), the clipping factor min(1, clip / (norm + 1e-6)) as in clip_grad_norm_, and the bias
+   * corrections. state device. */
+  np_status (*adamw_prepare)(np_ops *ops, const np_adamw *how, np_adamw_state *state);
+  /* w, m, v updated in place from g as torch.optim.AdamW does (decoupled decay first) unless state->apply is 0; low (NULL or
+   * [count] act) receives the new w. state device. */
+  np_status (*adamw)(np_ops *ops, const np_adamw *how, const np_adamw_state *state, int64_t count, const float *g, float *w,
+                     float *m, float *v, void *low);
 
-  void (*destroy)(np_ops *ops);
+  void (*destroy)(np_ops *ops); /* waits for the device first */
 };
 
 /* The CPU backend (csrc/ops/cpu): act F32 or BF16; threads 0: all cores. NP_ERR_ARGUMENT when BF16 is asked of a processor
