@@ -58,7 +58,8 @@ static void announce_model(const np_trainer *t, const np_params *params) {
 static np_status announce_memory(const np_trainer *t, const np_params *params) {
   np_status st = NP_OK;
   np_memory_plan plan;
-  np_model_options options = {.batch = t->state.micro_batch, .head = true, .train = true};
+  np_model_options options = {
+      .batch = t->state.micro_batch, .head = true, .train = true, .recompute = t->recipe->train.recompute};
   char text[8][24];
   size_t loader = np_trainer_loader_bytes(t->recipe), staging = np_trainer_staging_bytes(params);
   NP_TRY(np_model_plan(&t->recipe->model, &options, t->state.act, &plan));

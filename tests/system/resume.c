@@ -151,6 +151,21 @@ static void workers_and_logging_do_not_matter(void **state) {
   assert_same_end("workers");
 }
 
+/* What the backward pass makes again is as free to change as where the run stands. */
+static void recomputing_does_not_matter(void **state) {
+  int status;
+  (void)state;
+  pid_t child = start("recomputed");
+  kill(child, SIGTERM);
+  assert_int_equal(waitpid(child, &status, 0), child);
+  TRAIN("recomputed", "train.recompute=gelu_norm", "train.steps=200", "run.resume=must");
+  assert_done();
+  assert_same_end("recomputed");
+  TRAIN("blocks", "train.recompute=block");
+  assert_done();
+  assert_same_end("blocks");
+}
+
 /* Micro-batches: the same mathematics, so the same loss but for rounding. */
 static void accumulation(void **state) {
   np_metric *whole, *cut;
@@ -297,6 +312,7 @@ int main(void) {
       cmocka_unit_test(stopped_by_signals),
       cmocka_unit_test(one_process_a_folder),
       cmocka_unit_test(workers_and_logging_do_not_matter),
+      cmocka_unit_test(recomputing_does_not_matter),
       cmocka_unit_test(accumulation),
       cmocka_unit_test(damaged_checkpoint),
       cmocka_unit_test(altered_weights),

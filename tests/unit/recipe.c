@@ -286,6 +286,7 @@ static void round_trip(void **state) {
                                           "train.steps=1000000000000",
                                           "train.batch=12",
                                           "train.micro_batch=6",
+                                          "train.recompute=block",
                                           "train.log_every=7",
                                           "train.max_bad_steps=1",
                                           "checkpoint.every=77",
