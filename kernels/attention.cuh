@@ -49,6 +49,21 @@ struct np_att_call {
   const float2 *rows;       /* [B, h, 64·tiles]: see attention_backward.cu */
 };
 
+/* All but where results go. */
+static inline np_att_call np_att_call_of(const np_kernel_attention *at) {
+  np_att_call call = {};
+  call.tokens = at->tokens;
+  call.heads = at->heads;
+  call.width = at->head_width;
+  call.tiles = static_cast<int>(np_att_tiles(at->tokens, NP_ATT_TILE));
+  call.scale = static_cast<float>(1.0 / sqrt(static_cast<double>(at->head_width)));
+  call.prefix = at->prefix;
+  call.qkv = static_cast<const np_bf16 *>(at->qkv);
+  call.dout = static_cast<const np_bf16 *>(at->dout);
+  call.lse = at->lse;
+  return call;
+}
+
 NP_DEVICE np_attention_map np_att_map(const np_att_call &call, int image) {
   np_attention_map map;
   map.tokens = call.tokens;
@@ -136,12 +151,12 @@ NP_DEVICE void np_att_store(np_shared<np_bf16> tile, const float (&sum)[wide / 8
  * upper and lower eight rows of the left eight columns, 2 and 3 those of the right. All operands are taken so: one
  * address a lane. */
 template <int wide> NP_DEVICE int np_att_square(int i, int k) {
-  return np_att_at<wide>(16 * i + (np_lane() & 15), 2 * k + (np_lane() >> 4));
+  return 16 * i * wide + np_att_at<wide>(np_lane() & 15, 2 * k + (np_lane() >> 4));
 }
 
-/* Columns 16k … 16k + 15 of the warp's 16 rows as the left operand. */
+/* Columns 16k … 16k + 15 of the warp's 16 rows of a tile as the left operand. */
 template <int wide> NP_DEVICE void np_att_left(uint32_t (&a)[4], np_shared<const np_bf16> tile, int k) {
-  np_ldmatrix4(a, tile + np_att_square<wide>(np_warp(), k));
+  np_ldmatrix4(a, tile + np_warp() * 16 * wide + np_att_square<wide>(0, k));
 }
 
 /* score [16, 64] += a · tileᵀ over columns 16k … 16k + 15 of the tile's 64 rows. */

@@ -173,16 +173,8 @@ extern "C" np_status np_kernel_attention_forward(const np_gpu *gpu, const np_ker
   const np_att_plan plan = np_att_plan_of(attention, false);
   np_status st = np_att_check(gpu, attention, &plan);
   if (st != NP_OK) return st;
-  np_att_call call = {};
-  call.tokens = attention->tokens;
-  call.heads = attention->heads;
-  call.width = attention->head_width;
-  call.tiles = static_cast<int>(np_att_tiles(attention->tokens, NP_ATT_TILE));
-  call.scale = static_cast<float>(1.0 / sqrt(static_cast<double>(attention->head_width)));
-  call.prefix = attention->prefix;
-  call.qkv = static_cast<const np_bf16 *>(attention->qkv);
+  np_att_call call = np_att_call_of(attention);
   call.to = static_cast<np_bf16 *>(attention->out);
-  call.lse = attention->lse;
   switch (plan.columns) {
   case 32:
     return launch<32>(gpu, &plan, call);

@@ -47,9 +47,9 @@ typedef struct np_att_plan {
 
 static inline int64_t np_att_tiles(int64_t tokens, int tile) { return (tokens + tile - 1) / tile; }
 
-/* Rows that a pass keeps numbers for, in the backward scratch: whole tiles. */
-static inline int64_t np_att_scratch_rows(const np_kernel_attention *at, int tile) {
-  return static_cast<int64_t>(at->batch) * at->heads * np_att_tiles(at->tokens, tile) * tile;
+/* Queries that the backward scratch has room for: whole tiles. */
+static inline int64_t np_att_scratch_rows(int batch, int tokens, int heads, int tile) {
+  return static_cast<int64_t>(batch) * heads * np_att_tiles(tokens, tile) * tile;
 }
 
 static inline np_att_plan np_att_plan_of(const np_kernel_attention *at, bool backward) {
