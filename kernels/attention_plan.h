@@ -3,7 +3,9 @@
 #ifndef NP_KERNELS_ATTENTION_PLAN_H
 #define NP_KERNELS_ATTENTION_PLAN_H
 
-#include "kernels/kernels.h"
+extern "C" {
+#include "kernels/kernels.h" /* and all that it includes: C symbols */
+}
 
 #include <limits.h>
 
