@@ -41,17 +41,17 @@ void settle(mbarrier &b) {
 }
 
 /* A panel on its way. */
-struct load {
+struct panel {
   unsigned char *to, *barrier;
-  const np_tensor_map *map;
+  np_tensor_map map;
   int64_t from[4];
 };
 
 /* The 128-byte swizzle: bits 4-6 of the address ^= bits 7-9. */
 size_t swizzled(size_t offset) { return offset ^ (offset >> 7 & 7) << 4; }
 
-void arrive(const load &l) {
-  const np_tensor_map *map = l.map;
+void arrive(const panel &l) {
+  const np_tensor_map *map = &l.map;
   uint32_t mark = ++here.engine_clock << NUMBER_BITS | here.threads;
   size_t start = static_cast<size_t>(l.to - here.memory);
   for (int row = 0; row < ROWS; row++)
@@ -118,7 +118,7 @@ void tensor_load(unsigned char *to, const np_tensor_map *map, const int (&from)[
   if ((to - here.memory) % ROW_BYTES != 0)
     fail("TMA to offset %td, which is not a multiple of %d", to - here.memory, ROW_BYTES);
   copy_leaves(to, ROWS * ROW_BYTES);
-  load l = {to, p, map, {from[0], from[1], from[2], from[3]}};
+  panel l = {to, p, *map, {from[0], from[1], from[2], from[3]}};
   later([l] { arrive(l); });
 }
 
