@@ -307,6 +307,14 @@ static void non_finite_steps_stop_the_run(void **state) {
   assert_ok(np_metrics_read("overflow", &lines, &count));
   assert_true(count > 0 && lines[count - 1].skipped_steps >= 3);
   free(lines);
+  /* The count goes on where it stood: three in the last checkpoint, and the next one stops the run again. */
+  const char *const again[] = {"optim.lr=1e6",      "optim.lr_start=1e6",     "optim.warmup=0",
+                               "optim.grad_clip=0", "optim.weight_decay=1e6", "train.max_bad_steps=4",
+                               "checkpoint.every=1"};
+  for (int round = 0; round < 2; round++) {
+    TRAIN("overflow_often", again[0], again[1], again[2], again[3], again[4], again[5], again[6]);
+    assert_failed(1, "4 steps in a row");
+  }
 }
 
 int main(void) {

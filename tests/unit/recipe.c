@@ -249,6 +249,8 @@ static void round_trip(void **state) {
                                           "backend=cpu",
                                           "precision=bf16",
                                           "threads=3",
+                                          "device=3",
+                                          "attention=portable",
                                           "model.image_size=[64, 48]",
                                           "model.channels=1",
                                           "model.patch_size=8",
