@@ -11,7 +11,8 @@ enum { THREADS = 128, WARPS = THREADS / NP_WARP };
 NP_KERNEL(THREADS)
 cross_entropy(int batch, int classes, float scale, const float *logits, const int32_t *labels, float *dlogits,
               double *losses) {
-  const np_shared<float> tops = np_shared_at<float>(0), sums = tops + WARPS; /* [WARPS] each */
+  const np_shared<float> tops = np_shared_at<float>(0);                     /* [WARPS] */
+  const np_shared<float> sums = np_shared_at<float>(WARPS * sizeof(float)); /* [WARPS] */
   const int thread = static_cast<int>(threadIdx.x);
   for (int b = static_cast<int>(blockIdx.x); b < batch; b += static_cast<int>(gridDim.x)) {
     const float *row = logits + static_cast<int64_t>(b) * classes;

@@ -69,7 +69,7 @@ pixel_loss(np_pixels pixels, int64_t rows, int room, bool normalize, const int32
            const T *pred, T *dpred, double *losses) {
   const np_shared<double> warp_losses = np_shared_at<double>(0); /* [8] */
   const np_shared<float> level = np_shared_at<float>(8 * sizeof(double));
-  const np_shared<float> t = level + NP_LEVELS + np_warp() * room;
+  const np_shared<float> t = level + (NP_LEVELS + np_warp() * room);
   const int across = pixels.width / pixels.patch, tokens = across * (pixels.height / pixels.patch);
   const int values = pixels.patch * pixels.patch * pixels.channels, warps = static_cast<int>(blockDim.x) / NP_WARP;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * warps;
