@@ -37,14 +37,6 @@ uint64_t np_trainer_listing(const np_dataset *dataset, const char *root) {
   return hash;
 }
 
-static void announce_precision(const np_trainer *t) {
-  const char *why = "as the recipe asks";
-  if (t->recipe->precision == NP_PRECISION_AUTO)
-    why = t->state.act == NP_BF16 ? "precision: auto, this processor multiplies bf16 natively"
-                                  : "precision: auto, this processor has no native bf16 products";
-  np_info("precision: %s (%s)", t->state.act == NP_BF16 ? "bf16, fp32 master weights" : "fp32", why);
-}
-
 static void announce_model(const np_trainer *t, const np_params *params) {
   const np_recipe_model *m = &t->recipe->model;
   int64_t head = 0;
@@ -62,17 +54,22 @@ static np_status announce_memory(const np_trainer *t, const np_params *params) {
   char text[8][24];
   size_t loader = np_trainer_loader_bytes(t->recipe), staging = np_trainer_staging_bytes(params);
   NP_TRY(np_model_plan(&t->recipe->model, &options, t->state.act, &plan));
-  size_t total = plan.total + loader + staging;
+  bool gpu = t->choice.backend == NP_BACKEND_CUDA;
+  size_t total = plan.total + loader + staging, here = gpu ? loader + staging : total;
   int64_t available = np_machine_memory_available();
   np_info("memory: %s = weights %s + gradients %s + moments %s + activations %s + batches %s + checkpoint copy %s",
           bytes_text(total, text[0]), bytes_text(plan.weights + plan.low, text[1]), bytes_text(plan.gradients, text[2]),
           bytes_text(plan.moments, text[3]), bytes_text(plan.activations, text[4]),
           bytes_text(plan.batch + loader, text[5]), bytes_text(staging, text[6]));
-  if (available > 0 && total > (size_t)available)
+  if (gpu && plan.total > t->choice.memory)
+    st = np_error(NP_ERR_MEMORY,
+                  "the run needs %s of the GPU's memory and it has %s; a smaller train.micro_batch (now %d) takes less",
+                  bytes_text(plan.total, text[0]), bytes_text(t->choice.memory, text[7]), t->state.micro_batch);
+  else if (available > 0 && here > (size_t)available)
     st = np_error(
         NP_ERR_MEMORY,
         "the run needs %s of memory and this machine grants %s; a smaller train.micro_batch (now %d) takes less",
-        text[0], bytes_text((size_t)available, text[7]), t->state.micro_batch);
+        bytes_text(here, text[0]), bytes_text((size_t)available, text[7]), t->state.micro_batch);
 out:
   return st;
 }
@@ -86,7 +83,7 @@ np_status np_trainer_announce(const np_trainer *t) {
   np_info("data: %" PRId64 " images in '%s'; %" PRId64 " steps of %d images are %.1f epochs", t->dataset->count,
           t->recipe->data.train, train->steps, train->batch,
           (double)train->steps * train->batch / (double)t->dataset->count);
-  announce_precision(t);
+  np_ops_announce(t->recipe, &t->choice);
   st = announce_memory(t, &params);
 out:
   np_params_free(&params);

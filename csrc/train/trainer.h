@@ -6,7 +6,7 @@
 #include "data/dataset.h"
 #include "data/loader.h"
 #include "model/model.h"
-#include "ops/ops.h"
+#include "ops/choose.h"
 #include "optim/optimiser.h"
 #include "recipe/recipe.h"
 #include "train/metrics.h"
@@ -14,6 +14,7 @@
 typedef struct np_trainer {
   const np_recipe *recipe;
   np_dataset *dataset;
+  np_ops_choice choice;
   np_ops *ops;
   np_model *model;
   np_optimiser *optimiser;

@@ -99,9 +99,9 @@ static void unknown_keys(void **state) {
   bad("\ntrain.steps: 3\n",
       "r.yaml:2: train.steps: no such key; in a file write it under its section, train: {steps: ...}");
   bad("run: {zzzzzzzz: 3}\n", "r.yaml:1: run.zzzzzzzz: no such key; keys of run: dir, resume");
-  bad("<<: 3\n",
-      "r.yaml:1: <<: no such key; top-level keys: seed, backend, precision, threads, model, data, optim, train, "
-      "checkpoint, run, probe");
+  bad("<<: 3\n", "r.yaml:1: <<: no such key; top-level keys: seed, backend, precision, threads, device, attention, "
+                 "model, data, optim, train, "
+                 "checkpoint, run, probe");
   bad_override("train.stepz=3", "command line: train.stepz: no such key; did you mean train.steps?");
   bad_override("lr=3", "command line: lr: no such key; did you mean optim.lr or probe.lr?");
   bad_override("run=3", "command line: run: no such key; keys of run: dir, resume");
