@@ -38,9 +38,9 @@ typedef struct forward_task {
 
 /* Shared memory: Q [2 tiles], K [4], V [4], then the barriers. */
 template <int width> struct forward_memory {
-  enum { TILE = np_tile_bytes(width), K = CONSUMERS * TILE, V = K + SLOTS * TILE, BARRIERS = V + SLOTS * TILE };
-  enum { Q_FULL = 0, Q_EMPTY = 2, K_FULL = 4, K_EMPTY = 8, V_FULL = 12, V_EMPTY = 16, COUNT = 20 };
-  enum { BYTES = BARRIERS + COUNT * 8 };
+  static constexpr int TILE = np_tile_bytes(width), K = CONSUMERS * TILE, V = K + SLOTS * TILE, BARRIERS = V + SLOTS * TILE;
+  static constexpr int Q_FULL = 0, Q_EMPTY = 2, K_FULL = 4, K_EMPTY = 8, V_FULL = 12, V_EMPTY = 16, COUNT = 20;
+  static constexpr int BYTES = BARRIERS + COUNT * 8;
   np_shared<np_bf16> q = np_shared_at<np_bf16>(0), k = np_shared_at<np_bf16>(K), v = np_shared_at<np_bf16>(V);
   np_shared<uint64_t> barriers = np_shared_at<uint64_t>(BARRIERS);
 };

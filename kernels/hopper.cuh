@@ -22,12 +22,10 @@
 
 #include "kernels/device.cuh"
 
-enum {
-  NP_TILE_ROWS = 64,
-  NP_PANEL_WIDTH = 64,                                /* columns */
-  NP_PANEL_BYTES = NP_TILE_ROWS * NP_PANEL_WIDTH * 2, /* bf16 */
-  NP_GROUP = 128                                      /* threads of a warpgroup */
-};
+constexpr int NP_TILE_ROWS = 64;
+constexpr int NP_PANEL_WIDTH = 64;                                /* columns */
+constexpr int NP_PANEL_BYTES = NP_TILE_ROWS * NP_PANEL_WIDTH * 2; /* bf16 */
+constexpr int NP_GROUP = 128;                                     /* threads of a warpgroup */
 constexpr int np_tile_bytes(int width) { return width / NP_PANEL_WIDTH * NP_PANEL_BYTES; }
 
 /* A tensor that np_tensor_load reads tiles of: [images, tokens, slices, width] bf16, slices being 3·h or h. */

@@ -40,7 +40,7 @@ static double quantile(double *values, int count, double p) {
 static np_status open_model(bench *b, np_dtype act, np_step_timing *out) {
   np_status st = NP_OK;
   const np_recipe *r = b->recipe;
-  np_model_options options = {.batch = b->micro, .head = true, .train = true};
+  np_model_options options = {.batch = b->micro, .head = true, .train = true, .recompute = r->train.recompute};
   np_memory_plan plan;
   float *weights = NULL;
   NP_TRY(np_model_plan(&r->model, &options, act, &plan));

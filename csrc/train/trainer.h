@@ -33,6 +33,10 @@ np_status np_trainer_run(np_trainer *trainer);
  * grants. */
 np_status np_trainer_announce(const np_trainer *trainer);
 
+/* The same of the device as it was opened: others may hold memory there, too. NP_ERR_MEMORY when what is left is too
+ * little. */
+np_status np_trainer_check_device(const np_trainer *trainer);
+
 /* Bytes of the loader's batches and of the staging buffer, which the model's own plan does not hold. */
 size_t np_trainer_loader_bytes(const np_recipe *recipe);
 size_t np_trainer_staging_bytes(const np_params *params);

@@ -136,6 +136,8 @@ static void plan(void **state) {
   assert_printed("gradients, fp32                        4.35 GB");
   assert_printed("moments, fp32                          8.70 GB");
   assert_printed("days on 64 ranks");
+  assert_printed("train.recompute");
+  assert_printed("gelu_norm");
   RUN("plan", NP_SOURCE_DIR "/recipes/aim_600m.yaml", "gpus=3");
   assert_refused("gpus=3");
 }
