@@ -21,8 +21,7 @@ template <class T, int n> NP_KERNEL(MOST_THREADS) patchify(np_pixels pixels, int
     np_warp_sync();
     for (int j = np_lane() * n; j < values; j += NP_WARP * n) {
       float value[n];
-#pragma unroll
-      for (int k = 0; k < n; k++) value[k] = patch[j + k];
+      np_shared_all<n>(patch + j, value);
       np_store_all(out + r * values + j, value);
     }
     np_warp_sync();
@@ -35,7 +34,7 @@ template <class T, int n> static np_status launch(const np_gpu *gpu, const np_pi
   const int tokens = pixels->width / pixels->patch * (pixels->height / pixels->patch);
   const int warps = np_patch_warps(gpu, pixels), room = np_patch_room(pixels);
   const int64_t blocks = (static_cast<int64_t>(pixels->batch) * tokens + warps - 1) / warps;
-  const int64_t most = static_cast<int64_t>(gpu->processors) * 8; /* resident ones: each fills the table of levels */
+  const int64_t most = static_cast<int64_t>(gpu->processors) * 4; /* resident: each fills a table of levels */
   return np_launch(gpu, "patchify", patchify<T, n>, dim3(static_cast<unsigned>(blocks < most ? blocks : most)),
                    warps * NP_WARP, (NP_LEVELS + static_cast<size_t>(warps * room)) * sizeof(float), *pixels, tokens,
                    room, static_cast<T *>(out));

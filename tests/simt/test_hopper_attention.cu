@@ -1,6 +1,6 @@
-/* The Hopper form of attention on the emulated GPU against float64, with bounds that follow from its arithmetic: what is
- * rounded to bfloat16 on the way (probabilities, score gradients) may each be off by 2^-9 of itself, results besides by
- * 2^-9 of themselves, and float32 sums by a little. */
+/* The Hopper form of attention on the emulated GPU against float64, with bounds that follow from its arithmetic: what
+ * is rounded to bfloat16 on the way (probabilities, score gradients) may each be off by 2^-8 of itself, results besides
+ * by 2^-8 of themselves, and float32 sums by a little. */
 #include "kernels/device.cuh"
 #include "kernels/kernels.h"
 
@@ -70,8 +70,8 @@ static void near(const char *what, const shape *s, const np_bf16 *got, const exp
     double value = static_cast<double>(np_bf16_to_f32(got[i]));
     double bound = want.off[i] + 0x1p-8 * fabs(want.value[i]) + 1e-6;
     if (!(fabs(value - want.value[i]) <= bound))
-      fail_msg("B%d N%d h%d d%d S%d: %s[%zu] is %.7g, expected %.7g within %.2g", s->batch, s->tokens, s->heads, s->width,
-               s->prefixed ? s->prefix[0] : -1, what, i, value, want.value[i], bound);
+      fail_msg("B%d N%d h%d d%d S%d: %s[%zu] is %.7g, expected %.7g within %.2g", s->batch, s->tokens, s->heads,
+               s->width, s->prefixed ? s->prefix[0] : -1, what, i, value, want.value[i], bound);
   }
 }
 
@@ -85,7 +85,8 @@ static size_t row(const shape *s, int b, int n, int head) {
 }
 static double dot(const np_bf16 *a, const np_bf16 *b, int n) {
   double sum = 0.0;
-  for (int i = 0; i < n; i++) sum += static_cast<double>(np_bf16_to_f32(a[i])) * static_cast<double>(np_bf16_to_f32(b[i]));
+  for (int i = 0; i < n; i++)
+    sum += static_cast<double>(np_bf16_to_f32(a[i])) * static_cast<double>(np_bf16_to_f32(b[i]));
   return sum;
 }
 
@@ -107,7 +108,7 @@ static void add(const shape *s, expected *to, size_t at, double factor, double l
   for (int c = 0; c < s->width; c++) {
     double value = static_cast<double>(np_bf16_to_f32(from[c]));
     to->value[at + static_cast<size_t>(c)] += factor * value;
-    to->off[at + static_cast<size_t>(c)] += (fabs(factor) * 0x1.1p-9 + loose) * fabs(value);
+    to->off[at + static_cast<size_t>(c)] += (fabs(factor) * 0x1.1p-8 + loose) * fabs(value);
   }
 }
 
@@ -116,33 +117,51 @@ static void reference_forward(const shape *s, const np_bf16 *qkv, expected *out,
   for (int b = 0; b < s->batch; b++)
     for (int head = 0; head < s->heads; head++)
       for (int i = 0; i < s->tokens; i++) {
-        (*lse)[static_cast<size_t>((b * s->heads + head) * s->tokens + i)] = probabilities(s, qkv, b, head, i, p.data());
+        (*lse)[static_cast<size_t>((b * s->heads + head) * s->tokens + i)] =
+            probabilities(s, qkv, b, head, i, p.data());
         for (int j = 0; j < s->tokens; j++)
           if (p[static_cast<size_t>(j)] > 0.0)
             add(s, out, row(s, b, i, head), p[static_cast<size_t>(j)], 0.0, qkv + token(s, b, j, 2, head));
       }
 }
 
+/* As in the operator, Σ p·dp is taken as Σ dout·out from the stored out. */
+static void reference_backward(const shape *s, const np_bf16 *qkv, const np_bf16 *out, const np_bf16 *dout,
+                               expected *dqkv) {
+  std::vector<double> p(static_cast<size_t>(s->tokens));
+  for (int b = 0; b < s->batch; b++)
+    for (int head = 0; head < s->heads; head++)
+      for (int i = 0; i < s->tokens; i++) {
+        const np_bf16 *d = dout + row(s, b, i, head);
+        double mean = dot(d, out + row(s, b, i, head), s->width);
+        probabilities(s, qkv, b, head, i, p.data());
+        for (int j = 0; j < s->tokens; j++) {
+          double pj = p[static_cast<size_t>(j)];
+          if (!(pj > 0.0)) continue;
+          size_t q = token(s, b, i, 0, head), k = token(s, b, j, 1, head), v = token(s, b, j, 2, head);
+          double dp = dot(d, qkv + v, s->width), ds = pj * (dp - mean) / sqrt(s->width);
+          double loose = 1e-5 * pj * (fabs(dp) + fabs(mean) + 1.0) / sqrt(s->width);
+          add(s, dqkv, q, ds, loose, qkv + k);
+          add(s, dqkv, k, ds, loose, qkv + q);
+          add(s, dqkv, v, pj, 1e-5 * pj, d);
+        }
+      }
+}
+
 /* ---- cases ---- */
 
 static const shape SHAPES[] = {
-    {5, 7, 2, 64, {0, 1, 3, 6, 7}, true},
-    {1, 1, 1, 128, {0}, true},
-    {3, 1, 3, 64, {1, 0, 1}, true},
-    {3, 64, 1, 128, {0, 63, 64}, true},
-    {3, 65, 1, 64, {0, 64, 33}, true},
-    {2, 196, 2, 128, {77, 196}, true},
-    {3, 256, 1, 128, {0, 255, 100}, true},
-    {1, 256, 2, 64, {130}, true},
-    {3, 300, 1, 64, {299, 150, 1}, true},
-    {1, 300, 1, 128, {1}, true},
-    {2, 130, 1, 128, {0}, false},
+    {5, 7, 2, 64, {0, 1, 3, 6, 7}, true},  {1, 1, 1, 128, {0}, true},         {3, 1, 3, 64, {1, 0, 1}, true},
+    {3, 64, 1, 128, {0, 63, 64}, true},    {3, 65, 1, 64, {0, 64, 33}, true}, {2, 196, 2, 128, {77, 196}, true},
+    {3, 256, 1, 128, {0, 255, 100}, true}, {1, 256, 2, 64, {130}, true},      {3, 300, 1, 64, {299, 150, 1}, true},
+    {1, 300, 1, 128, {1}, true},           {2, 130, 1, 128, {0}, false},
 };
 
 static void test_forward(void **) {
   for (const shape &s : SHAPES) {
     seed = 20240108;
-    size_t outs = static_cast<size_t>(s.batch * s.tokens * s.heads * s.width), rows = outs / static_cast<size_t>(s.width);
+    size_t outs = static_cast<size_t>(s.batch * s.tokens * s.heads * s.width),
+           rows = outs / static_cast<size_t>(s.width);
     tensor qkv(3 * outs, true), out(outs, false), again(outs, false);
     buffer<float> lse(rows, false);
     expected want(outs);
@@ -174,6 +193,44 @@ static void test_forward(void **) {
   }
 }
 
+static void test_backward(void **) {
+  for (const shape &s : SHAPES) {
+    seed = 20240108;
+    size_t outs = static_cast<size_t>(s.batch * s.tokens * s.heads * s.width),
+           rows = outs / static_cast<size_t>(s.width);
+    tensor qkv(3 * outs, true), dout(outs, true), out(outs, false), dqkv(3 * outs, false), again(3 * outs, false);
+    size_t bytes = np_kernel_attention_hopper_backward_scratch(&GPU, s.batch, s.tokens, s.heads, s.width);
+    buffer<float> lse(rows, false), scratch(bytes / sizeof(float), false);
+    expected want(outs), want_dqkv(3 * outs);
+    std::vector<double> want_lse(rows);
+    reference_forward(&s, qkv.at, &want, &want_lse);
+    for (size_t i = 0; i < outs; i++) out.at[i] = np_bf16_from_f32(static_cast<float>(want.value[i]));
+    for (size_t i = 0; i < rows; i++) lse.at[i] = static_cast<float>(want_lse[i]);
+    reference_backward(&s, qkv.at, out.at, dout.at, &want_dqkv);
+    np_kernel_attention a = {};
+    a.batch = s.batch;
+    a.tokens = s.tokens;
+    a.heads = s.heads;
+    a.head_width = s.width;
+    a.act = NP_BF16;
+    a.prefix = s.prefixed ? s.prefix : nullptr;
+    a.qkv = qkv.at;
+    a.out = out.at;
+    a.lse = lse.at;
+    a.dout = dout.at;
+    a.dqkv = dqkv.at;
+    a.scratch = scratch.at;
+    if (np_kernel_attention_hopper_backward(&GPU, &a) != NP_OK)
+      fail_msg("N%d d%d: %s", s.tokens, s.width, np_error_message());
+    near("dqkv", &s, dqkv.at, want_dqkv);
+    a.dqkv = again.at;
+    assert_int_equal(np_kernel_attention_hopper_backward(&GPU, &a), NP_OK);
+    assert_memory_equal(dqkv.at, again.at, 3 * outs * sizeof(np_bf16));
+    dqkv.check("dqkv");
+    scratch.check("scratch");
+  }
+}
+
 static void test_takes(void **) {
   np_gpu other = GPU;
   assert_true(np_kernel_attention_hopper_takes(&GPU, 256, 128));
@@ -186,6 +243,7 @@ static void test_takes(void **) {
 }
 
 int main() {
-  const CMUnitTest tests[] = {cmocka_unit_test(test_takes), cmocka_unit_test(test_forward)};
+  const CMUnitTest tests[] = {cmocka_unit_test(test_takes), cmocka_unit_test(test_forward),
+                              cmocka_unit_test(test_backward)};
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }
