@@ -12,11 +12,11 @@
  *
  * Why these sizes. With N = 256, d = 128 an average image (S uniform) has 2/3 of its pairs visible: 22 MFLOP a head
  * beside 260 kB of q, k, v and out, 85 operations a byte: fewer than the 200 at which an A100 or the 300 at which an
- * H100 turns from memory to arithmetic. So what counts is loads under way, not operands a warp can reuse: 48 KiB and at
- * most 168 registers let three blocks live on a multiprocessor. A tile of 128 queries would halve the reads of k and v,
- * but those come from the second cache: the tiles of a head are neighbours in the grid. Within a head the longest walk
- * (the last tile) starts first; ordering the whole grid so would throw that locality away and gain one short tail in
- * forty waves.
+ * H100 turns from memory to arithmetic. So what counts is loads under way, not operands a warp can reuse: two blocks of
+ * 48 KiB and some 200 registers live on a multiprocessor, with up to 64 KiB under way; three or four where d is
+ * smaller. A tile of 128 queries would halve the reads of k and v, but those come from the second cache: the tiles of a
+ * head are neighbours in the grid. Within a head the longest walk (the last tile) starts first; ordering the whole grid
+ * so would throw that locality away and gain one short tail in many waves.
  *
  * Softmax in base 2: with c = log2(e)/sqrt(d), p = 2^(c·s - m), m the running maximum of c·s. Tile 0 holds key 0, which
  * every query sees, so m is finite after it unless the numbers are not. */

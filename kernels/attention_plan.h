@@ -47,7 +47,7 @@ typedef struct np_att_plan {
   int64_t blocks;
 } np_att_plan;
 
-static inline int64_t np_att_tiles(int64_t tokens, int tile) { return (tokens + tile - 1) / tile; }
+static inline int64_t np_att_tiles(int64_t rows, int tile) { return (rows + tile - 1) / tile; }
 
 /* Queries that the backward scratch has room for: whole tiles. */
 static inline int64_t np_att_scratch_rows(int batch, int tokens, int heads, int tile) {
