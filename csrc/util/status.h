@@ -7,11 +7,7 @@
 #ifndef NP_UTIL_STATUS_H
 #define NP_UTIL_STATUS_H
 
-<<<<<<< HEAD
-#ifdef __cplusplus
-=======
 #ifdef __cplusplus /* the kernels' launchers */
->>>>>>> backend
 extern "C" {
 #endif
 
