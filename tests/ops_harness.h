@@ -167,8 +167,9 @@ static inline void h_close_act(const harness *h, const char *what, int64_t n, co
   h_compare(h, what, h->act == NP_BF16, n, got, want, floor, NULL);
 }
 
-/* The same for sums of products of which one factor was rounded to bfloat16 first, as tensor cores want it: spread is the
- * root of the sum of their squares. A rounding changes a product by up to 2^-9 of it, and roundings are independent. */
+/* The same for sums of products of which one factor was rounded to bfloat16 first, as tensor cores want it: spread is
+ * the root of the sum of their squares. A rounding changes a product by up to 2^-9 of it, and roundings are
+ * independent. */
 static inline void h_close_products(const harness *h, const char *what, int64_t n, const void *got, const double *want,
                                     double floor, const double *spread) {
   h_compare(h, what, h->act == NP_BF16, n, got, want, floor, spread);
