@@ -39,26 +39,31 @@ typedef struct harness {
 
 /* ---- buffers ---- */
 
-/* Memory that operators and this test both use: the host's, for the CUDA backend such as a GPU sees, too. */
+/* Memory that operators and this test both use: the host's, for the CUDA backend such as a GPU sees, too. Without a
+ * backend (h->ops NULL) it is a reference's alone. */
 static inline unsigned char *h_memory(harness *h, size_t bytes) {
+  (void)h;
   void *memory;
 #ifdef NP_TEST_CUDA
-  if (np_cuda_mapped_alloc(h->ops, bytes, &memory) != NP_OK) fail_msg("%s: %s", h->name, np_error_message());
-#else
-  (void)h;
+  if (h->ops) {
+    if (np_cuda_mapped_alloc(h->ops, bytes, &memory) != NP_OK) fail_msg("%s: %s", h->name, np_error_message());
+    return memory;
+  }
+#endif
   memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
   assert_non_null(memory);
-#endif
   return memory;
 }
 
 static inline void h_forget(harness *h, unsigned char *memory) {
-#ifdef NP_TEST_CUDA
-  np_cuda_mapped_release(h->ops, memory);
-#else
   (void)h;
-  free(memory);
+#ifdef NP_TEST_CUDA
+  if (h->ops) {
+    np_cuda_mapped_release(h->ops, memory);
+    return;
+  }
 #endif
+  free(memory);
 }
 
 /* `bytes` between two guard zones; every byte is set to a NaN pattern, so that what an operator forgets to write is
@@ -136,31 +141,43 @@ static inline float *h_normal_f32(harness *h, int64_t n, double scale, double **
 
 /* ---- comparisons ---- */
 
+/* spread (NULL: nothing): what rounding numbers on the way to bfloat16 may do to each result. */
 static inline void h_compare(const harness *h, const char *what, bool bf16, int64_t n, const void *got,
-                             const double *want, double floor) {
-  double largest = 0.0, error2 = 0.0, rounding2 = 0.0;
+                             const double *want, double floor, const double *spread) {
+  double largest = 0.0, error2 = 0.0, rounding2 = 0.0, spread2 = 0.0;
   for (int64_t i = 0; i < n; i++) largest = fmax(largest, fabs(want[i]));
   for (int64_t i = 0; i < n; i++) {
     double value = bf16 ? (double)np_bf16_to_f32(((const np_bf16 *)got)[i]) : (double)((const float *)got)[i];
     double error = fabs(value - want[i]), bound = floor * largest + (bf16 ? 0x1p-8 * fabs(want[i]) : 0.0) + 1e-37;
+    if (spread) bound += 4.0 * 0x1p-9 * spread[i];
     if (!(error <= bound))
       fail_msg("%s: %s[%lld] is %.9g, expected %.9g within %.3g", h->name, what, (long long)i, value, want[i], bound);
     double rounding = bf16 ? (double)np_bf16_to_f32(np_bf16_from_f32((float)want[i])) - want[i] : 0.0;
     error2 += error * error;
     rounding2 += rounding * rounding;
+    if (spread) spread2 += 0x1p-18 * spread[i] * spread[i];
   }
-  if (n > 0 && !(sqrt(error2 / (double)n) <= 2.0 * sqrt(rounding2 / (double)n) + floor * largest + 1e-37))
+  if (n > 0 && !(sqrt(error2 / (double)n) <=
+                 2.0 * sqrt(rounding2 / (double)n) + sqrt(spread2 / (double)n) + floor * largest + 1e-37))
     fail_msg("%s: %s: r.m.s. error %.3g", h->name, what, sqrt(error2 / (double)n));
 }
 
 static inline void h_close_act(const harness *h, const char *what, int64_t n, const void *got, const double *want,
                                double floor) {
-  h_compare(h, what, h->act == NP_BF16, n, got, want, floor);
+  h_compare(h, what, h->act == NP_BF16, n, got, want, floor, NULL);
+}
+
+/* The same for sums of products of which one factor was rounded to bfloat16 first, as tensor cores want it: spread is
+ * the root of the sum of their squares. A rounding changes a product by up to 2^-9 of it, and roundings are
+ * independent. */
+static inline void h_close_products(const harness *h, const char *what, int64_t n, const void *got, const double *want,
+                                    double floor, const double *spread) {
+  h_compare(h, what, h->act == NP_BF16, n, got, want, floor, spread);
 }
 
 static inline void h_close_f32(const harness *h, const char *what, int64_t n, const float *got, const double *want,
                                double floor) {
-  h_compare(h, what, false, n, got, want, floor);
+  h_compare(h, what, false, n, got, want, floor, NULL);
 }
 
 static inline void h_near(const harness *h, const char *what, double got, double want, double tolerance) {
@@ -214,11 +231,10 @@ static inline void h_each(void (*test)(harness *h)) {
   static const struct {
     const char *name;
     np_cuda_options options;
-    bool gpu_alone;
   } forms[] = {
-      {"f32", {.act = NP_F32, .device = -1}, false},
-      {"bf16 portable", {.act = NP_BF16, .device = -1, .attention = NP_ATTENTION_PORTABLE}, false},
-      {"bf16", {.act = NP_BF16, .device = -1}, true}, /* Hopper's attention where it runs */
+      {"f32", {.act = NP_F32, .device = -1}},
+      {"bf16 portable", {.act = NP_BF16, .device = -1, .attention = NP_ATTENTION_PORTABLE}},
+      {"bf16", {.act = NP_BF16, .device = -1}}, /* Hopper's attention where it runs */
   };
   np_cuda_about about;
   if (np_cuda_look(-1, &about) != NP_OK) {
@@ -227,7 +243,6 @@ static inline void h_each(void (*test)(harness *h)) {
   }
   for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
     harness h = {.act = forms[i].options.act, .random = H_SEED};
-    if (forms[i].gpu_alone && strcmp(NP_TEST_CUDA, "gpu") != 0) continue;
     snprintf(h.form, sizeof h.form, NP_TEST_CUDA " %s", forms[i].name);
     np_status st = np_ops_cuda(&forms[i].options, &h.ops);
     if (st != NP_OK) fail_msg("%s: %s", h.form, np_error_message());
