@@ -224,7 +224,7 @@ static void test_pipeline(void **) {
   expect("no thread can go on: thread 0 waits at np_barrier_wait", pipeline<NO_RELEASE>);
   expect("is written with no barrier since thread 128 read there", pipeline<EARLY_RELEASE>);
   expect("more than 1 arrivals in a phase", pipeline<NO_FREE_WAIT>);
-  expect("no thread can go on", pipeline<TOO_FEW_BYTES>);
+  expect("is read while a copy of thread 0 is on its way there", pipeline<TOO_FEW_BYTES>);
   expect("np_barrier_init_done was not called", pipeline<NO_INIT_FENCE>);
   expect("with no np_wgmma_fence", pipeline<NO_FENCE>);
   expect(nullptr, pipeline<READ_EARLY>);
