@@ -8,7 +8,7 @@ if(NOT NP_CUDA MATCHES "^(AUTO|ON|OFF)$")
 endif()
 
 # The operators need the runtime, cuBLASLt and nvcc. 8.x and 9.0 run the first two; 10.0 the third, whose PTX later ones translate.
-set(NP_CUDA_ARCHITECTURES 80-real 90a-real 100)
+set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 100)
 set(NP_CUDA_TARGETS "sm_80, sm_90a, sm_100 and later")
 set(NP_HAVE_CUDA_OPERATORS 0)
 set(NP_CUDA_VERSION "")

@@ -10,6 +10,9 @@
 #define NP_TESTS_OPS_HARNESS_H
 
 #include "ops/ops.h"
+#ifdef NP_TEST_CUDA
+#include "ops/cuda.h"
+#endif
 
 #include <math.h>
 #include <setjmp.h>
@@ -20,7 +23,7 @@
 
 #include <cmocka.h>
 
-enum { H_ZONE = 256, H_BUFFERS = 128, H_GUARD = 0xA5 };
+enum { H_ZONE = 256, H_BUFFERS = 128, H_GUARD = 0xA5, H_SEED = 20240108 };
 
 typedef struct harness {
   np_ops *ops;
@@ -36,12 +39,38 @@ typedef struct harness {
 
 /* ---- buffers ---- */
 
+/* Memory that operators and this test both use: the host's, for the CUDA backend such as a GPU sees, too. Without a
+ * backend (h->ops NULL) it is a reference's alone. */
+static inline unsigned char *h_memory(harness *h, size_t bytes) {
+  (void)h;
+  void *memory;
+#ifdef NP_TEST_CUDA
+  if (h->ops) {
+    if (np_cuda_mapped_alloc(h->ops, bytes, &memory) != NP_OK) fail_msg("%s: %s", h->name, np_error_message());
+    return memory;
+  }
+#endif
+  memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+  assert_non_null(memory);
+  return memory;
+}
+
+static inline void h_forget(harness *h, unsigned char *memory) {
+  (void)h;
+#ifdef NP_TEST_CUDA
+  if (h->ops) {
+    np_cuda_mapped_release(h->ops, memory);
+    return;
+  }
+#endif
+  free(memory);
+}
+
 /* `bytes` between two guard zones; every byte is set to a NaN pattern, so that what an operator forgets to write is
  * found. */
 static inline void *h_take(harness *h, size_t bytes) {
   assert_true(h->buffers < H_BUFFERS);
-  unsigned char *memory = aligned_alloc(64, (bytes + 2 * H_ZONE + 63) / 64 * 64);
-  assert_non_null(memory);
+  unsigned char *memory = h_memory(h, bytes + 2 * H_ZONE);
   memset(memory, H_GUARD, H_ZONE);
   memset(memory + H_ZONE, 0xff, bytes);
   memset(memory + H_ZONE + bytes, H_GUARD, H_ZONE);
@@ -56,7 +85,7 @@ static inline void h_finish(harness *h) {
     const unsigned char *memory = h->buffer[i].memory, *after = memory + H_ZONE + h->buffer[i].bytes;
     for (int j = 0; j < H_ZONE; j++)
       if (memory[j] != H_GUARD || after[j] != H_GUARD) fail_msg("%s: buffer %d was written outside", h->name, i);
-    free(h->buffer[i].memory);
+    h_forget(h, h->buffer[i].memory);
   }
   h->buffers = 0;
 }
@@ -155,9 +184,11 @@ static inline double h_slope(double (*f)(const double *x, void *context), double
   return (up - down) / (2.0 * step);
 }
 
+/* Run an operation and wait for it. */
 #define H_OK(expr)                                                                                                     \
   do {                                                                                                                 \
-    if ((expr) != NP_OK) fail_msg("%s: %s", h->name, np_error_message());                                              \
+    if ((expr) != NP_OK || h->ops->download(h->ops, NULL, NULL, 0) != NP_OK)                                           \
+      fail_msg("%s: %s", h->name, np_error_message());                                                                 \
   } while (0)
 
 /* Name the case at hand in messages. */
@@ -172,28 +203,56 @@ __attribute__((format(printf, 2, 3))) static inline void h_case(harness *h, cons
 
 /* ---- every form of the backend ---- */
 
+static inline void h_run(harness *h, np_status opened, void (*test)(harness *h)) {
+  h_case(h, "%s", "-");
+  if (opened != NP_OK) {
+    print_message("skipped %s: %s\n", h->name, np_error_message());
+    return;
+  }
+  test(h);
+  h_finish(h);
+  h->ops->destroy(h->ops);
+}
+
+#ifdef NP_TEST_CUDA /* the CUDA backend: "gpu", or "simt" on the emulated GPU (tests/simt) */
+static inline void h_each(void (*test)(harness *h)) {
+  static const struct {
+    const char *name;
+    np_cuda_options options;
+  } forms[] = {
+      {"f32", {.act = NP_F32, .device = -1}},
+      {"bf16 portable", {.act = NP_BF16, .device = -1, .attention = NP_ATTENTION_PORTABLE}},
+      {"bf16", {.act = NP_BF16, .device = -1}}, /* Hopper's attention where it runs */
+  };
+  np_cuda_about about;
+  if (np_cuda_look(-1, &about) != NP_OK) {
+    print_message("skipped: %s\n", np_error_message());
+    exit(77);
+  }
+  for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+    harness h = {.act = forms[i].options.act, .random = H_SEED};
+    snprintf(h.form, sizeof h.form, NP_TEST_CUDA " %s", forms[i].name);
+    np_status st = np_ops_cuda(&forms[i].options, &h.ops);
+    if (st != NP_OK) fail_msg("%s: %s", h.form, np_error_message());
+    h_run(&h, st, test);
+  }
+}
+#else
 static inline void h_each(void (*test)(harness *h)) {
   static const char *const isas[] = {"generic", "avx2", "avx512"};
   static const np_dtype acts[] = {NP_F32, NP_BF16};
-  const uint64_t seed = 20240108;
-  print_message("seed %llu\n", (unsigned long long)seed);
+  print_message("seed %d\n", H_SEED);
   for (int i = 0; i < 3; i++)
     for (int a = 0; a < 2; a++) {
       setenv("NEXTPATCH_ISA", isas[i], 1);
-      harness h = {.act = acts[a], .random = seed};
+      harness h = {.act = acts[a], .random = H_SEED};
       int threads = 1 + (i + a) % 3;
       snprintf(h.form, sizeof h.form, "%s %s %d threads", isas[i], a ? "bf16" : "f32", threads);
-      h_case(&h, "%s", "-");
-      if (np_ops_cpu(acts[a], threads, &h.ops) != NP_OK) {
-        print_message("skipped %s: %s\n", h.name, np_error_message());
-        continue;
-      }
-      test(&h);
-      h_finish(&h);
-      h.ops->destroy(h.ops);
+      h_run(&h, np_ops_cpu(acts[a], threads, &h.ops), test);
     }
   unsetenv("NEXTPATCH_ISA");
 }
+#endif
 
 /* A CMocka test that runs `body` on every form. */
 #define H_TEST(name, body)                                                                                             \

@@ -40,13 +40,14 @@ static double quantile(double *values, int count, double p) {
 static np_status open_model(bench *b, np_dtype act, np_step_timing *out) {
   np_status st = NP_OK;
   const np_recipe *r = b->recipe;
-  np_model_options options = {.batch = b->micro, .head = true, .train = true};
+  np_model_options options = {.batch = b->micro, .head = true, .train = true, .recompute = r->train.recompute};
   np_memory_plan plan;
   float *weights = NULL;
   NP_TRY(np_model_plan(&r->model, &options, act, &plan));
   out->memory = (double)plan.total;
-  int64_t available = np_machine_memory_available();
-  if (available > 0 && (int64_t)plan.total > available) {
+  size_t available;
+  NP_TRY(b->ops->available(b->ops, &available));
+  if (plan.total > available) {
     st = np_error(NP_ERR_MEMORY, "a step takes %.2f GB; %.2f GB are available", (double)plan.total / 1e9,
                   (double)available / 1e9);
     goto out;
@@ -116,9 +117,12 @@ static np_status matrix_peak(np_ops *ops, double *out) {
   NP_TRY(ops->zero(ops, memory, 3 * matrix));
   for (int i = 0; i < TRIES; i++) {
     unsigned char *bytes = memory;
-    double start = now();
+    double seconds;
+    NP_TRY(ops->mark(ops, 0));
     NP_TRY(ops->matmul(ops, &shape, bytes, bytes + matrix, NULL, bytes + 2 * matrix));
-    double rate = 2.0 * SIDE * SIDE * SIDE / (now() - start);
+    NP_TRY(ops->mark(ops, 1));
+    NP_TRY(ops->elapsed(ops, 0, 1, &seconds));
+    double rate = 2.0 * SIDE * SIDE * SIDE / seconds;
     if (i > 0 && rate > best) best = rate;
   }
   *out = best;
@@ -133,9 +137,9 @@ np_status np_bench_step(const np_recipe *recipe, int steps, int warmup, np_step_
   int batch = recipe->train.batch, micro = recipe->train.micro_batch ? recipe->train.micro_batch : batch;
   size_t values = (size_t)batch * (size_t)m->image_size[0] * (size_t)m->image_size[1] * (size_t)m->channels;
   bench b = {.recipe = recipe, .micro = micro, .passes = batch / micro};
-  np_dtype act;
-  NP_TRY(np_ops_choose(recipe, &act));
-  *out = (np_step_timing){.precision = np_precision_name(act),
+  np_ops_choice choice;
+  NP_TRY(np_ops_choose(recipe, &choice));
+  *out = (np_step_timing){.precision = np_precision_name(choice.act),
                           .threads = recipe->threads ? recipe->threads : np_machine_cores()};
   b.pixels = malloc(values);
   b.prefix = malloc((size_t)batch * sizeof *b.prefix);
@@ -147,7 +151,7 @@ np_status np_bench_step(const np_recipe *recipe, int steps, int warmup, np_step_
   b.forward_backward = b.whole + steps, b.update = b.forward_backward + steps;
   np_rng rng = np_rng_make(recipe->seed, NP_PURPOSE_SYNTH, 0, 0);
   for (size_t i = 0; i < values; i++) b.pixels[i] = (uint8_t)np_rng_u32(&rng);
-  NP_TRY(np_ops_cpu(act, recipe->threads, &b.ops));
+  NP_TRY(np_ops_open(recipe, &choice, &b.ops));
   NP_TRY(matrix_peak(b.ops, &out->matrix_peak));
   NP_TRY(open_model(&b, b.ops->act, out));
   for (int step = -warmup; step < steps; step++) {

@@ -24,6 +24,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+
+extern "C" {
+#include "util/status.h"
+}
 
 struct dim3 {
   unsigned x, y, z;
@@ -147,11 +152,10 @@ struct launch {
   dim3 grid;
   int threads;
   size_t shared_bytes;
-  void (*body)(void *);
-  void *arguments;
+  const std::function<void()> *body; /* what a thread does */
 };
-/* Run all blocks. On a violation false, with the message in `message`. */
-bool run(const launch *what, char *message, size_t room);
+/* All blocks, one after another. NP_ERR_LIBRARY and the message on a violation. */
+np_status run(const launch &what);
 
 } // namespace simt
 

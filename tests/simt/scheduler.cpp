@@ -1,4 +1,5 @@
 /* Fibers of a block: switching, meetings, barriers, what to do when nobody can go on. */
+#include "queue.h"
 #include "run.h"
 
 #include <boost/context/detail/fcontext.hpp>
@@ -160,11 +161,12 @@ void suspend(const char *what, int key) {
   self->waits = nullptr;
 }
 
-/* Where a fiber starts. from.data: the thread that made room, NULL for one that has left, or the machine for run_block. */
+/* Where a fiber starts. from.data: the thread that made room, NULL for one that has left, or the machine for run_block.
+ */
 void enter(ctx::transfer_t from) {
   if (from.data == m) m->main = from.fctx;
   else if (from.data != nullptr) static_cast<thread *>(from.data)->context = from.fctx;
-  m->what->body(m->what->arguments);
+  (*m->what->body)();
   here.self->exited = true;
   if (--m->left == 0) ctx::jump_fcontext(m->main, nullptr);
   thread *next = next_thread();
@@ -304,35 +306,42 @@ void later(void (*run)(void *), const void *of, size_t bytes) {
   m->events.push_back({run, std::vector<unsigned char>(from, from + bytes)});
 }
 
-bool run(const launch *what, char *message, size_t room) {
-  if (what->threads <= 0 || what->threads % LANES != 0 || what->threads > MOST_THREADS) {
-    snprintf(message, room, "%d threads a block: expected whole warps, at most %d threads", what->threads,
-             MOST_THREADS);
-    return false;
-  }
+np_status run(const launch &what) {
+  if (what.threads <= 0 || what.threads % LANES != 0 || what.threads > MOST_THREADS)
+    return np_error(NP_ERR_LIBRARY, "kernel %s: %d threads a block: expected whole warps, at most %d threads",
+                    what.kernel, what.threads, MOST_THREADS);
   if (m == nullptr) {
     m = new machine();
     take_stacks();
     m->threads.resize(MOST_THREADS);
     m->warps.resize(MOST_WARPS);
   }
-  m->what = what;
+  m->what = &what;
   m->failed = false;
   m->random = 20240108;
-  here.threads = static_cast<uint32_t>(what->threads);
+  here.threads = static_cast<uint32_t>(what.threads);
   here.warps = here.threads / LANES;
-  here.grid = {what->grid.x, what->grid.y, what->grid.z};
+  here.grid = {what.grid.x, what.grid.y, what.grid.z};
   here.size = {here.threads, 1, 1};
-  here.kernel = what->kernel;
-  take_memory(what->shared_bytes, here.threads);
-  for (unsigned z = 0; z < what->grid.z && !m->failed; z++)
-    for (unsigned y = 0; y < what->grid.y && !m->failed; y++)
-      for (unsigned x = 0; x < what->grid.x && !m->failed; x++) {
+  here.kernel = what.kernel;
+  take_memory(what.shared_bytes, here.threads);
+  for (unsigned z = 0; z < what.grid.z && !m->failed; z++)
+    for (unsigned y = 0; y < what.grid.y && !m->failed; y++)
+      for (unsigned x = 0; x < what.grid.x && !m->failed; x++) {
         here.at = {x, y, z};
         run_block();
       }
-  if (m->failed) snprintf(message, room, "%s", m->message);
-  return !m->failed;
+  return m->failed ? np_error(NP_ERR_LIBRARY, "kernel %s: %s", what.kernel, m->message) : NP_OK;
+}
+
+/* ---- the queue ---- */
+
+thread_local std::vector<work> *recording;
+
+np_status submit(work what) {
+  if (recording == nullptr) return what();
+  recording->push_back(std::move(what));
+  return NP_OK;
 }
 
 } // namespace simt

@@ -27,8 +27,10 @@
 
 #include <cstdint>
 #include <cstring>
+#include <tuple>
 
 #include "block.h"
+#include "queue.h"
 #include "shadow.h"
 #include "shared.h"
 
@@ -139,26 +141,18 @@ NP_DEVICE void np_copy_commit() { simt::copy_commit(); }
 template <int left> NP_DEVICE void np_copy_wait() { simt::copy_wait(left); }
 
 /* ---- launch ---- */
-#include <tuple>
-
 template <class... P, class... A>
 static np_status np_launch(const np_gpu *gpu, const char *name, void (*kernel)(P...), dim3 grid, int threads,
                            size_t shared_bytes, A... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return NP_OK;
-  struct call {
-    void (*kernel)(P...);
-    std::tuple<P...> arguments;
-  } call = {kernel, std::tuple<P...>(static_cast<P>(arguments)...)};
-  auto body = [](void *of) {
-    std::apply(static_cast<struct call *>(of)->kernel, static_cast<struct call *>(of)->arguments);
-  };
-  simt::launch launch = {name, grid, threads, shared_bytes, body, &call};
-  char message[800];
   if (shared_bytes > gpu->shared_limit)
     return np_error(NP_ERR_LIBRARY, "kernel %s: %zu bytes of shared memory, %s has %zu", name, shared_bytes, gpu->name,
                     gpu->shared_limit);
-  if (simt::run(&launch, message, sizeof message)) return NP_OK;
-  return np_error(NP_ERR_LIBRARY, "kernel %s: %s", name, message);
+  std::tuple<P...> values(static_cast<P>(arguments)...);
+  return simt::submit([=] {
+    const std::function<void()> body = [&] { std::apply(kernel, values); };
+    return simt::run({name, grid, threads, shared_bytes, &body});
+  });
 }
 
 #endif

@@ -9,6 +9,8 @@ typedef enum version { VERSION_F32, VERSION_PORTABLE, VERSION_HOPPER, VERSION_CU
 static np_status choose(const np_cuda *cuda, int tokens, int head_width, version *out, const char **why) {
   const np_gpu *gpu = &cuda->core->gpu;
   bool hopper = np_kernel_attention_hopper_takes(gpu, tokens, head_width);
+  *out = VERSION_PORTABLE;
+  *why = "";
   if (cuda->table.act == NP_F32) {
     *out = VERSION_F32;
     *why = "true float32, for precision fp32";

@@ -39,7 +39,8 @@ typedef struct np_cuda_core {
   unsigned char *pinned; /* one block, cut into the slots and the fetch slots */
   unsigned char *staged;
 
-  unsigned char *fetched; /* [NP_FETCH_SLOTS][NP_FETCH_BYTES] pinned */
+  unsigned char *fetched;           /* [NP_FETCH_SLOTS][NP_FETCH_BYTES] pinned */
+  size_t under_way[NP_FETCH_SLOTS]; /* bytes fetched that did not arrive; 0: none */
   cudaEvent_t fetch[NP_FETCH_SLOTS];
   cudaEvent_t *marks;
   int mark_room;

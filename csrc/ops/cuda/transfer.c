@@ -108,8 +108,8 @@ out:
 }
 
 static np_status check_slot(int slot, size_t bytes) {
-  if (slot >= 0 && slot < NP_FETCH_SLOTS && bytes <= NP_FETCH_BYTES) return NP_OK;
-  return np_error(NP_ERR_ARGUMENT, "fetch of %zu bytes under slot %d: expected at most %d bytes and a slot below %d",
+  if (slot >= 0 && slot < NP_FETCH_SLOTS && bytes > 0 && bytes <= NP_FETCH_BYTES) return NP_OK;
+  return np_error(NP_ERR_ARGUMENT, "fetch of %zu bytes under slot %d: expected 1 to %d bytes and a slot below %d",
                   bytes, slot, NP_FETCH_BYTES, NP_FETCH_SLOTS);
 }
 
@@ -118,9 +118,11 @@ np_status np_cuda_fetch(np_ops *ops, int slot, const void *device, size_t bytes)
   np_status st;
   NP_TRY(check_slot(slot, bytes));
   NP_TRY(np_cuda_not_recording(core, "a fetch"));
+  if (core->under_way[slot]) return np_error(NP_ERR_ARGUMENT, "fetch under slot %d, which has not arrived", slot);
   unsigned char *to = core->fetched + (size_t)slot * NP_FETCH_BYTES;
   NP_CUDA_TRY(cudaMemcpyAsync(to, device, bytes, cudaMemcpyDeviceToHost, core->gpu.stream));
   NP_CUDA_TRY(cudaEventRecord(core->fetch[slot], core->gpu.stream));
+  core->under_way[slot] = bytes;
 out:
   return st;
 }
@@ -129,6 +131,9 @@ np_status np_cuda_arrive(np_ops *ops, int slot, void *host, size_t bytes) {
   np_cuda_core *core = np_cuda_enter(ops);
   np_status st;
   NP_TRY(check_slot(slot, bytes));
+  if (core->under_way[slot] != bytes)
+    return np_error(NP_ERR_ARGUMENT, "nothing of %zu bytes was fetched under slot %d", bytes, slot);
+  core->under_way[slot] = 0;
   NP_CUDA_TRY(cudaEventSynchronize(core->fetch[slot]));
   memcpy(host, core->fetched + (size_t)slot * NP_FETCH_BYTES, bytes);
 out:
