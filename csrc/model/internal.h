@@ -34,6 +34,12 @@ typedef struct np_block_params {
   int norm1_gain, norm1_bias, qkv, proj, norm2_gain, norm2_bias, fc1, fc2;
 } np_block_params;
 
+/* Rows chosen out of R, padded so that few distinct matrix shapes occur: indices of rows that stand for nothing are -1.
+ */
+typedef struct np_row_list {
+  int64_t count, padded;
+} np_row_list;
+
 struct np_model {
   np_ops *ops;
   np_recipe_model config;
@@ -55,6 +61,7 @@ struct np_model {
   int32_t *loss_index;     /* all_tokens alone: the rows the loss looks at */
   int32_t *prefix, *index; /* [B], [R] */
   double *loss;            /* [1] */
+  float *scale;            /* [1] one by the targets of the whole step */
 
   void *patches;  /* [R, P·P·C] */
   void *embedded; /* [R, D] before its norm */
@@ -77,15 +84,16 @@ struct np_model {
   void *grad_x, *grad_y; /* [R, max(D, E)] gradients along the residual stream and of a branch */
   void *grad_wide;       /* [R, 4·max(D, E)] */
 
+  int32_t *rows_host; /* [R] an index list on its way to the device */
+
   /* ---- the batch fed ---- */
   np_pixels pixels;
   int count; /* images */
   bool bidirectional;
-  bool loss_ready;     /* rows are those of the batch fed: a prediction chooses others */
-  int64_t loss_rows;   /* all_tokens alone */
-  bool trim;           /* the last block keeps only `rows` rows; else rows are all of them */
-  int64_t rows;        /* loss tokens; every token in predictions and with all_tokens */
-  int64_t padded_rows; /* the same rounded up: the last ones are zeros */
+  bool loss_ready;       /* rows are those of the batch fed: a prediction chooses others */
+  np_row_list loss_rows; /* all_tokens alone */
+  bool trim;             /* the last block keeps only `rows` rows; else rows are all of them */
+  np_row_list rows;      /* loss tokens; every token in predictions and with all_tokens */
 };
 
 /* The lists of per-block pointers (host memory): acts, head_acts, blocks, head_blocks. */
@@ -106,9 +114,6 @@ np_status np_norm_forward(np_model *model, int64_t rows, int gain, int bias, con
                           void *sum, void *y, float *mean, float *rstd);
 np_status np_norm_backward(np_model *model, int64_t rows, int gain, int bias, const void *dy, const void *x,
                            const float *mean, const float *rstd, const void *residual, void *dx, bool accumulate);
-
-/* Zero rows [m->rows, m->padded_rows) of a [padded_rows, width] act matrix. */
-np_status np_model_zero_padding(np_model *model, int width, void *x);
 
 /* Pixels fed → trunk. Runs blocks 0 .. last, then post_trunk_norm into `post`: [G, D] when the model trims, else [R,
  * D]. A callback, where given, sees the raw output of each block as soon as it stands: [R, D] act. */

@@ -50,8 +50,3 @@ np_status np_norm_backward(np_model *m, int64_t rows, int gain, int bias, const 
   return m->ops->norm_backward(m->ops, rows, (int)m->params.items[gain].count, dy, x, mean, rstd, np_weight(m, gain),
                                residual, dx, np_grad(m, gain), np_grad(m, bias), accumulate);
 }
-
-np_status np_model_zero_padding(np_model *m, int width, void *x) {
-  size_t row = (size_t)width * m->act_size, first = (size_t)m->rows * row;
-  return m->ops->zero(m->ops, (unsigned char *)x + first, (size_t)m->padded_rows * row - first);
-}

@@ -101,6 +101,7 @@ void np_model_lay_batch(np_model *m, np_arena *arena) {
   m->index = np_arena_take(arena, batch * tokens * sizeof(int32_t));
   if (m->options.all_tokens) m->loss_index = np_arena_take(arena, batch * tokens * sizeof(int32_t));
   m->loss = np_arena_take(arena, sizeof(double));
+  m->scale = np_arena_take(arena, sizeof(float));
 }
 
 np_status np_model_plan(const np_recipe_model *config, const np_model_options *options, np_dtype act,

@@ -65,6 +65,13 @@ static void find_places(np_model *m) {
   for (int i = 0; i < m->config.head_blocks; i++) m->head_blocks[i] = block_places(p, "head.decoder_blocks", i);
 }
 
+/* On the host, once: a step allocates nothing. */
+static np_status take_staging(np_model *m) {
+  if (!m->options.head) return NP_OK;
+  m->rows_host = malloc((size_t)m->options.batch * (size_t)np_model_tokens(m) * sizeof *m->rows_host);
+  return m->rows_host ? NP_OK : np_error(NP_ERR_MEMORY, "out of memory for the list of loss tokens");
+}
+
 static void lay_parameters(np_model *m, np_arena *arena) {
   size_t total = (size_t)m->params.total;
   m->weights = np_arena_take(arena, total * sizeof(float));
@@ -104,6 +111,7 @@ np_status np_model_create(np_ops *ops, const np_recipe_model *config, const np_m
   m->act_size = np_dtype_size(ops->act);
   NP_TRY(np_params_layout(config, options->head, &m->params));
   NP_TRY(np_model_take_lists(m));
+  NP_TRY(take_staging(m));
   find_places(m);
   for (int pass = 0; pass < 2; pass++) { /* count, then hand out */
     arena = (np_arena){.base = m->memory};
@@ -127,6 +135,7 @@ void np_model_destroy(np_model *m) {
   m->ops->release(m->ops, m->memory);
   np_model_free_lists(m);
   np_params_free(&m->params);
+  free(m->rows_host);
   free(m);
 }
 
@@ -167,36 +176,32 @@ int64_t np_model_targets(const np_recipe_model *config, int count, const int32_t
   return targets;
 }
 
-/* Indices, into the R rows of the trunk, of the loss tokens; prefix NULL: of every token. Uploaded to `device`. */
-static np_status list_rows(np_model *m, const int32_t *prefix, int32_t *device, int64_t *count) {
-  np_status st = NP_OK;
+/* How many rows go where `rows` do: at most 32 sizes, so that each matrix shape is prepared once and found again. */
+static int64_t padded(int64_t rows, int64_t all) {
+  int64_t step = (all / 32 + 15) / 16 * 16;
+  if (step < 16) step = 16;
+  int64_t up = (rows + step - 1) / step * step;
+  return up < all ? up : all;
+}
+
+/* Indices, into the R rows of the trunk, of the loss tokens; prefix NULL: of every token. Uploaded to `device`, with -1
+ * for the rows that pad them. */
+static np_status list_rows(np_model *m, const int32_t *prefix, int32_t *device, np_row_list *list) {
   int tokens = np_model_tokens(m);
-  int32_t *index = malloc((size_t)np_model_rows(m) * sizeof *index);
-  if (!index) return np_error(NP_ERR_MEMORY, "out of memory for the list of loss tokens");
-  *count = 0;
+  int64_t count = 0;
   for (int b = 0; b < m->count; b++) {
     int first = prefix ? first_loss_token(prefix[b]) : 0, last = prefix ? tokens - 1 : tokens;
-    for (int k = first; k < last; k++) index[(*count)++] = b * tokens + k;
+    for (int k = first; k < last; k++) m->rows_host[count++] = b * tokens + k;
   }
-  NP_TRY(m->ops->upload(m->ops, device, index, (size_t)*count * sizeof *index));
-out:
-  free(index);
-  return st;
+  *list = (np_row_list){.count = count, .padded = padded(count, np_model_rows(m))};
+  while (count < list->padded) m->rows_host[count++] = -1;
+  return m->ops->upload(m->ops, device, m->rows_host, (size_t)list->padded * sizeof *m->rows_host);
 }
 
 /* The rows that go past the last block's attention and through the pixel head. prefix NULL: every token. */
 static np_status choose_rows(np_model *m, const int32_t *prefix) {
-  np_status st = NP_OK;
-  int64_t all = np_model_rows(m);
-  NP_TRY(list_rows(m, prefix, m->index, &m->rows));
-  /* At most 32 sizes, so that each matrix shape is prepared once and found again. */
-  int64_t step = (all / 32 + 15) / 16 * 16;
-  if (step < 16) step = 16;
-  m->padded_rows = (m->rows + step - 1) / step * step;
-  if (m->padded_rows > all) m->padded_rows = all;
   m->trim = prefix != NULL;
-out:
-  return st;
+  return list_rows(m, prefix, m->index, &m->rows);
 }
 
 np_status np_model_feed(np_model *m, int count, const uint8_t *u8, const float *f32, const int32_t *prefix) {
@@ -234,37 +239,46 @@ out:
 /* ---- passes
  * ---------------------------------------------------------------------------------------------------------- */
 
-static np_status forward(np_model *m) {
-  np_status st = NP_OK;
+static np_status check_targets(const np_model *m) {
   if (!m->loss_ready)
     return np_error(NP_ERR_ARGUMENT,
                     "a loss needs a model with its pixel head, fed with prefix lengths since its last prediction");
+  if ((m->options.all_tokens ? m->loss_rows : m->rows).count < 1)
+    return np_error(NP_ERR_ARGUMENT, "no patch of this batch is a target: every prefix covers its image");
+  return NP_OK;
+}
+
+static np_status forward(np_model *m) {
+  np_status st = NP_OK;
   NP_TRY(np_trunk_forward(m, m->config.blocks - 1, NULL, NULL));
   NP_TRY(np_pixel_head_forward(m));
 out:
   return st;
 }
 
-/* Loss of `pred` and, with scale > 0, its gradient in its place. */
-static np_status loss(np_model *m, float scale, bool first) {
+/* Loss of `pred` and, where wanted, its gradient in its place: zeros in the rows of the padding. */
+static np_status loss(np_model *m, bool gradient, bool first) {
   np_status st = NP_OK;
   bool standardise = m->config.pixel_target == NP_TARGET_STANDARDISED, all = m->options.all_tokens;
   int values = np_recipe_patch_values(&m->config);
-  int64_t rows = all ? m->loss_rows : m->rows;
+  int64_t rows = all ? m->loss_rows.padded : m->rows.padded;
+  const int32_t *index = all ? m->loss_index : m->index;
   void *pred = all ? m->loss_pred : m->pred;
-  if (rows < 1) return np_error(NP_ERR_ARGUMENT, "no patch of this batch is a target: every prefix covers its image");
-  if (all) NP_TRY(m->ops->gather_rows(m->ops, rows, values, m->loss_index, m->pred, pred));
-  NP_TRY(m->ops->pixel_loss(m->ops, &m->pixels, rows, all ? m->loss_index : m->index, standardise, scale, pred,
-                            scale > 0 ? pred : NULL, m->loss, !first));
-  if (all) NP_TRY(m->ops->scatter_rows(m->ops, rows, np_model_rows(m), values, m->loss_index, pred, m->pred));
+  if (all) NP_TRY(m->ops->gather_rows(m->ops, rows, values, index, m->pred, pred));
+  NP_TRY(m->ops->pixel_loss(m->ops, &m->pixels, rows, index, standardise, gradient ? m->scale : NULL, pred,
+                            gradient ? pred : NULL, m->loss, !first));
+  if (all && gradient) NP_TRY(m->ops->scatter_rows(m->ops, rows, np_model_rows(m), values, index, pred, m->pred));
 out:
   return st;
 }
 
 np_status np_model_train(np_model *m, int64_t targets, bool first) {
   np_status st = NP_OK;
+  const float scale = 1.0f / (float)(targets > 0 ? targets : 1);
+  NP_TRY(check_targets(m));
+  NP_TRY(m->ops->upload(m->ops, m->scale, &scale, sizeof scale));
   NP_TRY(forward(m));
-  NP_TRY(loss(m, 1.0f / (float)(targets > 0 ? targets : 1), first));
+  NP_TRY(loss(m, true, first));
   NP_TRY(np_pixel_head_backward(m, !first));
   NP_TRY(np_trunk_backward(m, !first));
 out:
@@ -273,8 +287,9 @@ out:
 
 np_status np_model_loss(np_model *m, bool first) {
   np_status st = NP_OK;
+  NP_TRY(check_targets(m));
   NP_TRY(forward(m));
-  NP_TRY(loss(m, 0.0f, first));
+  NP_TRY(loss(m, false, first));
 out:
   return st;
 }
@@ -304,7 +319,7 @@ np_status np_model_predict(np_model *m, float *pred) {
   NP_TRY(choose_rows(m, NULL));
   NP_TRY(np_trunk_forward(m, m->config.blocks - 1, NULL, NULL));
   NP_TRY(np_pixel_head_forward(m));
-  NP_TRY(read_act(m, m->pred, m->rows * np_recipe_patch_values(&m->config), pred));
+  NP_TRY(read_act(m, m->pred, m->rows.count * np_recipe_patch_values(&m->config), pred));
 out:
   return st;
 }

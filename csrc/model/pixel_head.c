@@ -3,16 +3,16 @@
  *   post [G, D] ─ decoder_projection + table → x [G, E] ─ M blocks → decoder_norm → decoder_pred → pred [G, P·P·C]
  *
  * The loss looks at patches k+1 >= S only, so the trunk hands over tokens S-1 .. N-2 and no others (architecture.md,
- * decision 8). G is rounded up and the rows behind the last token are zeros, so that few distinct matrix shapes occur;
- * a zero row of gradient adds nothing to any parameter's gradient. A block is x += mlp(norm_2(x)); head_block l3m puts
- * x += norm_1(x) before it. */
+ * decision 8). G is rounded up, so that few distinct matrix shapes occur: the rows behind the last token stand for
+ * nothing, and a zero row of gradient adds nothing to any parameter's gradient. A block is x += mlp(norm_2(x));
+ * head_block l3m puts x += norm_1(x) before it. */
 #include "model/internal.h"
 
 /* `before`: what the residual stream held when its last branch, in `delta`, was not yet added; NULL for the first
  * block, whose x stands. */
 static np_status block_forward(np_model *m, const np_block_params *p, np_head_acts *a, const void *before) {
   np_status st = NP_OK;
-  int64_t rows = m->padded_rows, hidden = (int64_t)m->config.head_width * m->config.mlp_ratio;
+  int64_t rows = m->rows.padded, hidden = (int64_t)m->config.head_width * m->config.mlp_ratio;
   const void *x = before ? before : a->x, *delta = before ? m->delta : NULL;
   void *sum = before ? a->x : NULL;
   if (m->config.head_block == NP_HEAD_L3M) {
@@ -30,11 +30,11 @@ out:
 np_status np_pixel_head_forward(np_model *m) {
   np_status st = NP_OK;
   const np_recipe_model *c = &m->config;
-  int64_t rows = m->padded_rows;
+  int64_t rows = m->rows.padded;
   const void *before = NULL;
   NP_TRY(np_linear_forward(m, rows, m->decode_weight, m->decode_bias, m->post, m->head_acts[0].x));
-  NP_TRY(m->ops->add_table(m->ops, m->rows, c->head_width, np_model_tokens(m), m->index, m->head_table,
-                           m->head_acts[0].x));
+  NP_TRY(
+      m->ops->add_table(m->ops, rows, c->head_width, np_model_tokens(m), m->index, m->head_table, m->head_acts[0].x));
   for (int i = 0; i < c->head_blocks; i++) {
     NP_TRY(block_forward(m, &m->head_blocks[i], &m->head_acts[i], before));
     before = m->head_acts[i].mid;
@@ -49,7 +49,7 @@ out:
 /* grad_x: gradient of the block's output on entry, of its input on return. */
 static np_status block_backward(np_model *m, const np_block_params *p, const np_head_acts *a, bool accumulate) {
   np_status st = NP_OK;
-  int64_t rows = m->padded_rows, hidden = (int64_t)m->config.head_width * m->config.mlp_ratio;
+  int64_t rows = m->rows.padded, hidden = (int64_t)m->config.head_width * m->config.mlp_ratio;
   NP_TRY(np_linear_backward(m, rows, p->fc2, -1, m->grad_x, a->gelu, m->grad_wide, accumulate));
   NP_TRY(m->ops->gelu_backward(m->ops, rows * hidden, a->fc1, m->grad_wide, m->grad_wide));
   NP_TRY(np_linear_backward(m, rows, p->fc1, -1, m->grad_wide, a->n2, m->grad_y, accumulate));
@@ -65,8 +65,7 @@ out:
 np_status np_pixel_head_backward(np_model *m, bool accumulate) {
   np_status st = NP_OK;
   const np_recipe_model *c = &m->config;
-  int64_t rows = m->padded_rows;
-  NP_TRY(np_model_zero_padding(m, np_recipe_patch_values(c), m->pred));
+  int64_t rows = m->rows.padded;
   NP_TRY(np_linear_backward(m, rows, m->pred_weight, m->pred_bias, m->pred, m->decoded, m->grad_y, accumulate));
   NP_TRY(np_norm_backward(m, rows, m->decode_norm_gain, m->decode_norm_bias, m->grad_y, m->head_out, m->decode_mean,
                           m->decode_rstd, NULL, m->grad_x, accumulate));

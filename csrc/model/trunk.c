@@ -22,15 +22,6 @@ out:
   return st;
 }
 
-/* The G rows of x [R, D] that go on, zeros behind them. */
-static np_status keep_rows(np_model *m, const void *x, void *kept) {
-  np_status st = NP_OK;
-  NP_TRY(m->ops->gather_rows(m->ops, m->rows, m->config.width, m->index, x, kept));
-  NP_TRY(np_model_zero_padding(m, m->config.width, kept));
-out:
-  return st;
-}
-
 /* `before`: what the residual stream held when its last branch, in `delta`, was not yet added; NULL for the first
  * block, whose x stands. Leaves its own second branch in `delta`. */
 static np_status block_forward(np_model *m, const np_block_params *p, np_block_acts *a, const void *before, bool trim) {
@@ -43,9 +34,9 @@ static np_status block_forward(np_model *m, const np_block_params *p, np_block_a
   NP_TRY(m->ops->attention_forward(m->ops, m->count, np_model_tokens(m), c->heads, c->width / c->heads,
                                    m->bidirectional ? NULL : m->prefix, a->qkv, a->attention, a->lse));
   if (trim) {
-    NP_TRY(keep_rows(m, a->x, m->kept_x));
-    NP_TRY(keep_rows(m, a->attention, m->kept_attention));
-    rows = m->padded_rows;
+    rows = m->rows.padded;
+    NP_TRY(m->ops->gather_rows(m->ops, rows, c->width, m->index, a->x, m->kept_x));
+    NP_TRY(m->ops->gather_rows(m->ops, rows, c->width, m->index, a->attention, m->kept_attention));
   }
   NP_TRY(np_linear_forward(m, rows, p->proj, -1, trim ? m->kept_attention : a->attention, m->delta));
   NP_TRY(np_norm_forward(m, rows, p->norm2_gain, p->norm2_bias, trim ? m->kept_x : a->x, m->delta, a->mid, a->n2,
@@ -59,7 +50,7 @@ out:
 
 np_status np_trunk_forward(np_model *m, int last, np_block_seen seen, void *context) {
   np_status st = NP_OK;
-  int64_t rows = m->trim ? m->padded_rows : np_model_rows(m);
+  int64_t rows = m->trim ? m->rows.padded : np_model_rows(m);
   const void *before = NULL;
   NP_TRY(embed(m));
   for (int i = 0; i <= last; i++) {
@@ -79,7 +70,7 @@ static np_status block_backward(np_model *m, const np_block_params *p, const np_
                                 bool accumulate) {
   np_status st = NP_OK;
   const np_recipe_model *c = &m->config;
-  int64_t all = np_model_rows(m), rows = trim ? m->padded_rows : all, hidden = (int64_t)c->width * c->mlp_ratio;
+  int64_t all = np_model_rows(m), rows = trim ? m->rows.padded : all, hidden = (int64_t)c->width * c->mlp_ratio;
   void *branch = m->grad_y, *residual = m->grad_x;
   NP_TRY(np_linear_backward(m, rows, p->fc2, -1, m->grad_x, a->gelu, m->grad_wide, accumulate));
   NP_TRY(m->ops->gelu_backward(m->ops, rows * hidden, a->fc1, m->grad_wide, m->grad_wide));
@@ -89,8 +80,8 @@ static np_status block_backward(np_model *m, const np_block_params *p, const np_
   NP_TRY(
       np_linear_backward(m, rows, p->proj, -1, residual, trim ? m->kept_attention : a->attention, branch, accumulate));
   if (trim) { /* back to all rows: the branch into delta, which makes room for the residual */
-    NP_TRY(m->ops->scatter_rows(m->ops, m->rows, all, c->width, m->index, branch, m->delta));
-    NP_TRY(m->ops->scatter_rows(m->ops, m->rows, all, c->width, m->index, residual, m->grad_y));
+    NP_TRY(m->ops->scatter_rows(m->ops, rows, all, c->width, m->index, branch, m->delta));
+    NP_TRY(m->ops->scatter_rows(m->ops, rows, all, c->width, m->index, residual, m->grad_y));
     branch = m->delta, residual = m->grad_y;
   }
   NP_TRY(m->ops->attention_backward(m->ops, m->count, np_model_tokens(m), c->heads, c->width / c->heads,
@@ -105,7 +96,7 @@ out:
 
 np_status np_trunk_backward(np_model *m, bool accumulate) {
   np_status st = NP_OK;
-  int64_t all = np_model_rows(m), rows = m->trim ? m->padded_rows : all;
+  int64_t all = np_model_rows(m), rows = m->trim ? m->rows.padded : all;
   int last = m->config.blocks - 1;
   NP_TRY(np_norm_backward(m, rows, m->post_gain, m->post_bias, m->grad_y, m->trunk_out, m->post_mean, m->post_rstd,
                           NULL, m->grad_x, accumulate));

@@ -12,9 +12,9 @@ typedef struct span {
 struct np_optimiser {
   np_ops *ops;
   np_recipe_optim config;
-  int64_t total, steps;
+  int64_t total;
   float *first, *second; /* [total], device */
-  double *norm_squared;  /* [1], device */
+  np_adamw_state *state; /* [1], device */
   span *spans;
   int span_count;
 };
@@ -45,9 +45,10 @@ np_status np_optimiser_create(np_ops *ops, const np_params *params, const np_rec
   find_spans(o, params);
   NP_TRY(ops->alloc(ops, bytes, (void **)&o->first));
   NP_TRY(ops->alloc(ops, bytes, (void **)&o->second));
-  NP_TRY(ops->alloc(ops, sizeof *o->norm_squared, (void **)&o->norm_squared));
+  NP_TRY(ops->alloc(ops, sizeof *o->state, (void **)&o->state));
   NP_TRY(ops->zero(ops, o->first, bytes));
   NP_TRY(ops->zero(ops, o->second, bytes));
+  NP_TRY(ops->zero(ops, o->state, sizeof *o->state));
   *out = o;
   o = NULL;
 out:
@@ -60,7 +61,7 @@ out:
 
 void np_optimiser_destroy(np_optimiser *o) {
   if (!o) return;
-  o->ops->release(o->ops, o->norm_squared);
+  o->ops->release(o->ops, o->state);
   o->ops->release(o->ops, o->second);
   o->ops->release(o->ops, o->first);
   free(o->spans);
@@ -71,42 +72,54 @@ void np_optimiser_decay_all(np_optimiser *o) {
   for (int i = 0; i < o->span_count; i++) o->spans[i].decays = true;
 }
 
-np_status np_optimiser_step(np_optimiser *o, float *weights, const float *grads, void *low, double lr,
-                            double *grad_norm, bool *applied) {
+np_status np_optimiser_step(np_optimiser *o, float *weights, const float *grads, void *low, double lr) {
   np_status st = NP_OK;
-  double squared = 0;
   size_t low_size = np_dtype_size(o->ops->act);
-  *applied = false;
-  NP_TRY(o->ops->sum_squares(o->ops, o->total, grads, o->norm_squared));
-  NP_TRY(o->ops->download(o->ops, &squared, o->norm_squared, sizeof squared));
-  *grad_norm = sqrt(squared);
-  if (!isfinite(*grad_norm)) goto out;
-
-  /* 1e-6 as in clip_grad_norm_ */
-  double scale = o->config.grad_clip > 0 ? fmin(1.0, o->config.grad_clip / (*grad_norm + 1e-6)) : 1.0;
-  double t = (double)(o->steps + 1);
+  const float rate = (float)lr;
   np_adamw how = {
-      .lr = (float)lr,
-      .beta1 = (float)o->config.betas[0],
-      .beta2 = (float)o->config.betas[1],
+      .beta1 = o->config.betas[0],
+      .beta2 = o->config.betas[1],
       .eps = (float)o->config.eps,
-      .bias_correction1 = (float)(1.0 - pow(o->config.betas[0], t)),
-      .bias_correction2 = (float)(1.0 - pow(o->config.betas[1], t)),
-      .grad_scale = (float)scale,
+      .clip = (float)o->config.grad_clip,
   };
+  NP_TRY(o->ops->upload(o->ops, &o->state->lr, &rate, sizeof rate));
+  NP_TRY(o->ops->sum_squares(o->ops, o->total, grads, &o->state->norm_squared));
+  NP_TRY(o->ops->adamw_prepare(o->ops, &how, o->state));
   for (int i = 0; i < o->span_count; i++) {
     const span *s = &o->spans[i];
     how.weight_decay = s->decays ? (float)o->config.weight_decay : 0;
-    NP_TRY(o->ops->adamw(o->ops, &how, s->count, grads + s->offset, weights + s->offset, o->first + s->offset,
+    NP_TRY(o->ops->adamw(o->ops, &how, o->state, s->count, grads + s->offset, weights + s->offset, o->first + s->offset,
                          o->second + s->offset, low ? (char *)low + (size_t)s->offset * low_size : NULL));
   }
-  o->steps++;
-  *applied = true;
 out:
   return st;
 }
 
-int64_t np_optimiser_steps(const np_optimiser *o) { return o->steps; }
+static np_step_outcome outcome(const np_adamw_state *state) {
+  return (np_step_outcome){.grad_norm = sqrt(state->norm_squared), .applied = state->apply != 0, .steps = state->steps};
+}
+
+np_status np_optimiser_fetch(np_optimiser *o, int slot) {
+  return o->ops->fetch(o->ops, slot, o->state, sizeof *o->state);
+}
+
+np_status np_optimiser_arrive(np_optimiser *o, int slot, np_step_outcome *out) {
+  np_status st = NP_OK;
+  np_adamw_state state;
+  NP_TRY(o->ops->arrive(o->ops, slot, &state, sizeof state));
+  *out = outcome(&state);
+out:
+  return st;
+}
+
+np_status np_optimiser_read(np_optimiser *o, np_step_outcome *out) {
+  np_status st = NP_OK;
+  np_adamw_state state;
+  NP_TRY(o->ops->download(o->ops, &state, o->state, sizeof state));
+  *out = outcome(&state);
+out:
+  return st;
+}
 
 np_status np_optimiser_get(np_optimiser *o, float *first, float *second) {
   np_status st = NP_OK;
@@ -119,10 +132,11 @@ out:
 
 np_status np_optimiser_set(np_optimiser *o, const float *first, const float *second, int64_t steps) {
   np_status st = NP_OK;
+  const np_adamw_state state = {.steps = steps};
   size_t bytes = (size_t)o->total * sizeof(float);
   NP_TRY(o->ops->upload(o->ops, o->first, first, bytes));
   NP_TRY(o->ops->upload(o->ops, o->second, second, bytes));
-  o->steps = steps;
+  NP_TRY(o->ops->upload(o->ops, o->state, &state, sizeof state));
 out:
   return st;
 }

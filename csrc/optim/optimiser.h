@@ -23,14 +23,23 @@ void np_optimiser_destroy(np_optimiser *optimiser); /* NULL is fine */
 /* From here on every parameter decays, as the released probe trains its head. */
 void np_optimiser_decay_all(np_optimiser *optimiser);
 
-/* One step at learning rate `lr`. weights, grads and low (NULL: no copy) are device buffers of params->total elements;
- * the gaps of grads hold zeros. *grad_norm is the L2 norm before clipping. When it is not finite nothing changes, the
- * step count neither, and *applied is false. */
-np_status np_optimiser_step(np_optimiser *optimiser, float *weights, const float *grads, void *low, double lr,
-                            double *grad_norm, bool *applied);
+/* Queue one step at learning rate `lr`; the host does not wait. weights, grads and low (NULL: no copy) are device
+ * buffers of params->total elements; the gaps of grads hold zeros. Where the gradient's norm is not finite nothing
+ * changes, the step count neither. */
+np_status np_optimiser_step(np_optimiser *optimiser, float *weights, const float *grads, void *low, double lr);
 
-/* Steps applied so far: the t of the bias correction. */
-int64_t np_optimiser_steps(const np_optimiser *optimiser);
+/* What became of the step queued last. */
+typedef struct np_step_outcome {
+  double grad_norm; /* L2, before clipping */
+  bool applied;
+  int64_t steps; /* applied so far: the t of the bias correction */
+} np_step_outcome;
+
+/* Read it late, by a slot of np_ops.fetch: fetch is queued behind the step, arrive waits for it and not for what was
+ * queued since. Or at once: read waits for the device. */
+np_status np_optimiser_fetch(np_optimiser *optimiser, int slot);
+np_status np_optimiser_arrive(np_optimiser *optimiser, int slot, np_step_outcome *out);
+np_status np_optimiser_read(np_optimiser *optimiser, np_step_outcome *out);
 
 /* First and second moments from and to the host, [params->total] each: what a checkpoint holds. */
 np_status np_optimiser_get(np_optimiser *optimiser, float *first, float *second);

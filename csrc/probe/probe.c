@@ -134,13 +134,10 @@ static np_status train_step(probe *p, int64_t step, const np_batch *batch, doubl
   NP_TRY(np_heads_normalise(p->heads, batch->count, true, p->features.values));
   for (int g = 0; g < r->count; g++) {
     const np_schedule schedule = {.lr = r->points[g].lr, .warmup = p->recipe->probe.warmup, .steps = r->steps};
-    double norm;
-    bool applied;
     NP_TRY(np_heads_forward(p->heads, g, batch->count, p->features.values, NULL));
     NP_TRY(np_heads_backward(p->heads, g, batch->count, p->features.values, batch->labels, &losses[g]));
     NP_TRY(np_optimiser_step(p->optimisers[g], np_heads_weights(p->heads, g), np_heads_gradients(p->heads), NULL,
-                             np_schedule_lr(&schedule, step), &norm, &applied));
-    r->points[g].skipped += !applied;
+                             np_schedule_lr(&schedule, step)));
   }
 out:
   return st;
@@ -159,6 +156,11 @@ static np_status train(probe *p) {
     NP_TRY(train_step(p, step, batch, losses));
     for (int g = 0; g < r->count && step >= r->steps - last; g++) r->points[g].train_loss += losses[g] / (double)last;
     report(p, step, losses);
+  }
+  for (int g = 0; g < r->count; g++) {
+    np_step_outcome outcome;
+    NP_TRY(np_optimiser_read(p->optimisers[g], &outcome));
+    r->points[g].skipped = r->steps - outcome.steps;
   }
 out:
   np_log_set_status(NULL);

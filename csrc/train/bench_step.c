@@ -80,8 +80,8 @@ static np_status one_step(bench *b, int step) {
   const np_recipe_model *m = &b->recipe->model;
   size_t image = (size_t)m->image_size[0] * (size_t)m->image_size[1] * (size_t)m->channels;
   int64_t targets = np_model_targets(m, b->recipe->train.batch, b->prefix);
-  double norm, sum, start = now();
-  bool applied;
+  double sum, start = now();
+  np_step_outcome outcome;
   for (int pass = 0; pass < b->passes; pass++) {
     size_t first = (size_t)pass * (size_t)b->micro;
     NP_TRY(np_model_feed(b->model, b->micro, b->pixels + first * image, NULL, b->prefix + first));
@@ -90,8 +90,10 @@ static np_status one_step(bench *b, int step) {
   NP_TRY(np_model_read_loss(b->model, &sum));
   double middle = now();
   NP_TRY(np_optimiser_step(b->optimiser, np_model_weights(b->model), np_model_gradients(b->model),
-                           np_model_low(b->model), b->recipe->optim.lr_start, &norm, &applied));
-  if (!applied) return np_error(NP_ERR_NUMERIC, "step %d of the bench: the gradient's norm is not finite", step);
+                           np_model_low(b->model), b->recipe->optim.lr_start));
+  NP_TRY(np_optimiser_read(b->optimiser, &outcome));
+  if (!outcome.applied)
+    return np_error(NP_ERR_NUMERIC, "step %d of the bench: the gradient's norm is not finite", step);
   if (step >= 0) {
     b->whole[step] = now() - start;
     b->forward_backward[step] = middle - start;

@@ -82,17 +82,19 @@ static np_status step(np_trainer *t, const np_batch *batch, np_metric *metric) {
   np_status st = NP_OK;
   const np_recipe_optim *o = &t->recipe->optim;
   const np_schedule schedule = {o->lr, o->lr_start, o->lr_end, o->warmup, t->recipe->train.steps};
-  bool applied = false;
+  np_step_outcome outcome = {.grad_norm = NAN};
   metric->lr = np_schedule_lr(&schedule, t->state.step);
-  metric->grad_norm = NAN;
   NP_TRY(gradients(t, batch, &metric->loss));
-  if (isfinite(metric->loss))
+  if (isfinite(metric->loss)) {
     NP_TRY(np_optimiser_step(t->optimiser, np_model_weights(t->model), np_model_gradients(t->model),
-                             np_model_low(t->model), metric->lr, &metric->grad_norm, &applied));
+                             np_model_low(t->model), metric->lr));
+    NP_TRY(np_optimiser_read(t->optimiser, &outcome));
+  }
+  metric->grad_norm = outcome.grad_norm;
   t->state.step++;
-  t->state.applied += applied;
-  t->state.bad_in_row = applied ? 0 : t->state.bad_in_row + 1;
-  if (applied) goto out;
+  t->state.applied += outcome.applied;
+  t->state.bad_in_row = outcome.applied ? 0 : t->state.bad_in_row + 1;
+  if (outcome.applied) goto out;
   np_warn("step %" PRId64 " was not applied: loss %g, gradient norm %g", t->state.step, metric->loss,
           metric->grad_norm);
   if (t->state.bad_in_row >= t->recipe->train.max_bad_steps)

@@ -67,24 +67,29 @@ static void one_case(harness *h, const image_case *c) {
   int64_t rows = 0;
   for (int i = 0; i < c->batch * tokens; i++) /* no target behind the last token; image 0 with all, others with some */
     if (i % tokens != tokens - 1 && (i < tokens || i % 3)) index[rows++] = i;
-  double *pred64, *t = h_take_f64(h, n), *want = h_take_f64(h, rows * n), sum = 0.0, loss = 100.0;
-  const double scale = 0.37;
+  const int64_t targets = rows; /* behind them padding */
+  while (rows < c->batch * tokens) index[rows++] = -1;
+  double *pred64, *t = h_take_f64(h, n), *want = h_take_f64(h, rows * n), sum = 0.0;
+  double *loss = h_take_f64(h, 1), first;
+  float *scale = h_take_f32(h, 1);
+  *scale = 0.37f;
   void *pred = h_normal_act(h, rows * n, 1.0, &pred64), *dpred = h_take_act(h, rows * n);
-  for (int64_t r = 0; r < rows; r++) {
+  memset(want, 0, (size_t)(rows * n) * sizeof *want);
+  for (int64_t r = 0; r < targets; r++) {
     target(&p, index[r], c->normalize, t);
     row context = {n, t};
     sum += row_loss(pred64 + r * n, &context);
-    for (int j = 0; j < n; j++) want[r * n + j] = scale * h_slope(row_loss, pred64 + r * n, j, &context);
+    for (int j = 0; j < n; j++) want[r * n + j] = (double)*scale * h_slope(row_loss, pred64 + r * n, j, &context);
   }
-  H_OK(h->ops->pixel_loss(h->ops, &p, rows, index, c->normalize, (float)scale, pred, dpred, &loss, false));
-  h_near(h, "loss", loss, sum, 1e-6 * sum);
+  H_OK(h->ops->pixel_loss(h->ops, &p, rows, index, c->normalize, scale, pred, dpred, loss, false));
+  h_near(h, "loss", *loss, sum, 1e-6 * sum);
   h_close_act(h, "dpred", rows * n, dpred, want, 1e-6);
-  double first = loss;
-  H_OK(h->ops->pixel_loss(h->ops, &p, rows, index, c->normalize, (float)scale, pred, NULL, &loss, true));
-  h_near(h, "accumulated loss", loss, 2.0 * sum, 2e-6 * sum);
-  H_OK(
-      h->ops->pixel_loss(h->ops, &p, rows, index, c->normalize, (float)scale, pred, pred, &loss, false)); /* in place */
-  assert_true(loss == first);
+  for (int64_t i = targets * n; i < rows * n; i++) assert_true(h_get(h, dpred, i) == 0.0);
+  first = *loss;
+  H_OK(h->ops->pixel_loss(h->ops, &p, rows, index, c->normalize, NULL, pred, NULL, loss, true));
+  h_near(h, "accumulated loss", *loss, 2.0 * sum, 2e-6 * sum);
+  H_OK(h->ops->pixel_loss(h->ops, &p, rows, index, c->normalize, scale, pred, pred, loss, false)); /* in place */
+  assert_true(*loss == first);
   assert_memory_equal(pred, dpred, (size_t)(rows * n) * h_size(h));
   h_finish(h);
 }
@@ -104,15 +109,40 @@ static void cases(harness *h) {
 static void nothing(harness *h) {
   const image_case c = {1, 4, 4, 3, 2, true, true};
   const np_pixels p = make_pixels(h, &c);
-  double loss = 3.0;
-  H_OK(h->ops->pixel_loss(h->ops, &p, 0, NULL, true, 1.0f, NULL, NULL, &loss, false));
-  assert_true(loss == 0.0);
+  double *loss = h_take_f64(h, 1);
+  *loss = 3.0;
+  H_OK(h->ops->pixel_loss(h->ops, &p, 0, NULL, true, NULL, NULL, NULL, loss, false));
+  assert_true(*loss == 0.0);
+}
+
+/* A prediction whose square is beyond float32: a finite gradient has a finite loss. A prediction that is not finite
+ * shows in both. */
+static void far_off(harness *h) {
+  static const float values[] = {1e25f, NAN, INFINITY};
+  const image_case c = {1, 4, 4, 3, 2, true, false};
+  const np_pixels p = make_pixels(h, &c);
+  enum { VALUES = 2 * 2 * 3 };
+  for (int k = 0; k < 3; k++) {
+    double *pred64, *loss = h_take_f64(h, 1);
+    void *pred = h_normal_act(h, VALUES, 1.0, &pred64), *dpred = h_take_act(h, VALUES);
+    int32_t *index = h_take(h, sizeof *index);
+    float *scale = h_take_f32(h, 1);
+    *index = 1, *scale = 0.01f;
+    h_set(h, pred, 5, (double)values[k]);
+    h_case(h, "a prediction of %g", (double)values[k]);
+    H_OK(h->ops->pixel_loss(h->ops, &p, 1, index, true, scale, pred, dpred, loss, false));
+    assert_int_equal(isfinite(*loss), k == 0);
+    assert_int_equal(isfinite(h_get(h, dpred, 5)), k == 0);
+    if (k == 0) h_near(h, "loss", *loss, pow(h_get(h, pred, 5), 2) / VALUES, 1e-6 * *loss);
+  }
 }
 
 H_TEST(test_cases, cases)
 H_TEST(test_no_rows, nothing)
+H_TEST(test_far_off, far_off)
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_cases), cmocka_unit_test(test_no_rows)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_cases), cmocka_unit_test(test_no_rows),
+                                     cmocka_unit_test(test_far_off)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

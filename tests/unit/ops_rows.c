@@ -82,21 +82,25 @@ static void tables(harness *h) {
   H_OK(h->ops->add_table(h->ops, 3 * TOKENS, WIDTH, TOKENS, NULL, table, x));
   h_close_act(h, "table", 3 * TOKENS * WIDTH, x, x64, 1e-7);
 
-  static const int32_t index[] = {0, 6, 7, 12, 20};
-  void *few = h_normal_act(h, 5 * WIDTH, 1.0, &x64);
+  static const int32_t rows[] = {0, 6, 7, 12, 20, -1, -1}; /* the last two are padding */
+  int32_t *index = h_take(h, sizeof rows);
+  memcpy(index, rows, sizeof rows);
+  void *few = h_normal_act(h, 7 * WIDTH, 1.0, &x64);
   for (int r = 0; r < 5; r++)
     for (int j = 0; j < WIDTH; j++) x64[r * WIDTH + j] += table64[index[r] % TOKENS * WIDTH + j];
-  H_OK(h->ops->add_table(h->ops, 5, WIDTH, TOKENS, index, table, few));
+  H_OK(h->ops->add_table(h->ops, 7, WIDTH, TOKENS, index, table, few));
   h_close_act(h, "table by index", 5 * WIDTH, few, x64, 1e-7);
+  for (int i = 5 * WIDTH; i < 7 * WIDTH; i++) assert_true(h_get(h, few, i) == x64[i]);
 }
 
 static void gathering(harness *h) {
   static const struct {
-    int64_t rows, total;
+    int64_t rows, padding, total;
     int width;
-  } cases[] = {{0, 5, 8}, {1, 1, 8}, {3, 10, 7}, {10, 10, 16}, {400, 1000, 192}};
+  } cases[] = {{0, 0, 5, 8},  {1, 0, 1, 8},   {3, 0, 10, 7},        {10, 0, 10, 16},     {400, 0, 1000, 192},
+               {0, 16, 5, 8}, {3, 13, 10, 7}, {400, 16, 1000, 192}, {700, 300, 1000, 64}};
   for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
-    int64_t rows = cases[k].rows, total = cases[k].total;
+    int64_t chosen = cases[k].rows, rows = chosen + cases[k].padding, total = cases[k].total;
     int width = cases[k].width;
     int32_t *index = h_take(h, (size_t)rows * sizeof *index);
     double *x64, *dy64, *dx64 = h_take_f64(h, total * width), *y64 = h_take_f64(h, rows * width);
@@ -104,8 +108,10 @@ static void gathering(harness *h) {
     void *dy = h_normal_act(h, rows * width, 1.0, &dy64), *dx = h_take_act(h, total * width);
     h_case(h, "case %zu", k);
     memset(dx64, 0, (size_t)(total * width) * sizeof *dx64);
-    for (int64_t r = 0; r < rows; r++) {
-      index[r] = (int32_t)((r + 1) * total / rows - 1); /* ascending, the last row among them */
+    memset(y64, 0, (size_t)(rows * width) * sizeof *y64);
+    for (int64_t r = chosen; r < rows; r++) index[r] = -1;
+    for (int64_t r = 0; r < chosen; r++) {
+      index[r] = (int32_t)((r + 1) * total / chosen - 1); /* ascending, the last row among them */
       memcpy(y64 + r * width, x64 + index[r] * width, (size_t)width * sizeof *y64);
       memcpy(dx64 + index[r] * width, dy64 + r * width, (size_t)width * sizeof *y64);
     }

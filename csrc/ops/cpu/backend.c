@@ -132,6 +132,7 @@ static void cpu_destroy(np_ops *ops) {
   np_cpu *cpu = np_cpu_of(ops);
   np_cpu_matmul_close(cpu->matmul);
   free(cpu->scratch);
+  free(cpu->marks);
   free(cpu);
 }
 
@@ -139,9 +140,14 @@ static const np_ops operations = {
     .name = "cpu",
     .alloc = cpu_alloc,
     .release = cpu_release,
+    .available = np_cpu_available,
     .upload = cpu_copy,
     .download = cpu_copy,
     .zero = cpu_zero,
+    .fetch = np_cpu_fetch,
+    .arrive = np_cpu_arrive,
+    .mark = np_cpu_mark,
+    .elapsed = np_cpu_elapsed,
     .to_act = np_cpu_to_act,
     .axpy = np_cpu_axpy,
     .patchify = np_cpu_patchify,
@@ -162,6 +168,7 @@ static const np_ops operations = {
     .pool_backward = np_cpu_pool_backward,
     .cross_entropy = np_cpu_cross_entropy,
     .sum_squares = np_cpu_sum_squares,
+    .adamw_prepare = np_cpu_adamw_prepare,
     .adamw = np_cpu_adamw,
     .destroy = cpu_destroy,
 };

@@ -17,6 +17,10 @@ typedef struct np_cpu {
   void *matmul;  /* state of matmul.c */
   void *scratch; /* np_cpu_scratch */
   size_t scratch_bytes;
+  unsigned char slots[NP_FETCH_SLOTS][NP_FETCH_BYTES]; /* fetched and not arrived */
+  size_t fetched[NP_FETCH_SLOTS];                      /* bytes in each; 0: free */
+  double *marks;                                       /* [mark_count] monotonic seconds; -1: not made */
+  int mark_count;
 } np_cpu;
 
 static inline np_cpu *np_cpu_of(np_ops *ops) { return (np_cpu *)ops; }
@@ -56,6 +60,11 @@ void np_cpu_matmul_close(void *state); /* NULL is fine */
 np_status np_cpu_matmul(np_ops *ops, const np_matmul *shape, const void *a, const void *b, const float *bias, void *c);
 
 /* ---- the other operations; contracts in ops/ops.h ---- */
+np_status np_cpu_available(np_ops *ops, size_t *bytes);
+np_status np_cpu_fetch(np_ops *ops, int slot, const void *device, size_t bytes);
+np_status np_cpu_arrive(np_ops *ops, int slot, void *host, size_t bytes);
+np_status np_cpu_mark(np_ops *ops, int index);
+np_status np_cpu_elapsed(np_ops *ops, int from, int to, double *seconds);
 np_status np_cpu_to_act(np_ops *ops, int64_t count, const float *in, void *out);
 np_status np_cpu_axpy(np_ops *ops, int64_t count, float alpha, const void *x, float *y);
 np_status np_cpu_patchify(np_ops *ops, const np_pixels *pixels, void *out);
@@ -78,7 +87,7 @@ np_status np_cpu_attention_backward(np_ops *ops, int batch, int tokens, int head
                                     const int32_t *prefix, const void *qkv, const void *out, const float *lse,
                                     const void *dout, void *dqkv);
 np_status np_cpu_pixel_loss(np_ops *ops, const np_pixels *pixels, int64_t rows, const int32_t *index, bool normalize,
-                            float scale, const void *pred, void *dpred, double *loss, bool accumulate);
+                            const float *scale, const void *pred, void *dpred, double *loss, bool accumulate);
 np_status np_cpu_batch_norm(np_ops *ops, int64_t rows, int width, float eps, float momentum, bool train, const float *x,
                             float *running_mean, float *running_var, float *y);
 np_status np_cpu_pool_forward(np_ops *ops, int batch, int tokens, int heads, int width, const float *x, const float *u,
@@ -88,7 +97,8 @@ np_status np_cpu_pool_backward(np_ops *ops, int batch, int tokens, int heads, in
 np_status np_cpu_cross_entropy(np_ops *ops, int batch, int classes, float scale, const float *logits,
                                const int32_t *labels, float *dlogits, double *loss);
 np_status np_cpu_sum_squares(np_ops *ops, int64_t count, const float *g, double *out);
-np_status np_cpu_adamw(np_ops *ops, const np_adamw *how, int64_t count, const float *g, float *w, float *m, float *v,
-                       void *low);
+np_status np_cpu_adamw_prepare(np_ops *ops, const np_adamw *how, np_adamw_state *state);
+np_status np_cpu_adamw(np_ops *ops, const np_adamw *how, const np_adamw_state *state, int64_t count, const float *g,
+                       float *w, float *m, float *v, void *low);
 
 #endif

@@ -1,6 +1,8 @@
 /* The pixel loss: squared error against the next patch, standardised by itself. */
 #include "ops/cpu/cpu.h"
 
+#include <string.h>
+
 /* Patch `token` of image `image` in (row, column, channel) order, as normalised floats. With raw pixels a row of a
  * patch is one run of bytes; only this one patch exists as floats at a time. */
 static void target(const np_pixels *p, const float (*level)[256], int64_t image, int token, float *t) {
@@ -13,7 +15,7 @@ static void target(const np_pixels *p, const float (*level)[256], int64_t image,
 }
 
 np_status np_cpu_pixel_loss(np_ops *ops, const np_pixels *pixels, int64_t rows, const int32_t *index, bool normalize,
-                            float scale, const void *pred, void *dpred, double *loss, bool accumulate) {
+                            const float *scale, const void *pred, void *dpred, double *loss, bool accumulate) {
   np_status st = NP_OK;
   np_cpu *cpu = np_cpu_of(ops);
   const np_pixels p = *pixels;
@@ -35,9 +37,14 @@ np_status np_cpu_pixel_loss(np_ops *ops, const np_pixels *pixels, int64_t rows, 
     float *t = (float *)((char *)scratch + losses_bytes + (size_t)part * target_bytes);
     int64_t end = np_cpu_border(rows, 8, parts, part + 1);
     for (int64_t r = np_cpu_border(rows, 8, parts, part); r < end; r++) {
-      target(&p, (const float(*)[256])level, index[r] / tokens, index[r] % tokens + 1, t);
       void *gradient = dpred ? (char *)dpred + (size_t)r * row_bytes : NULL;
-      losses[r] = cpu->simd->pixel_row(cpu->bf16, values, normalize, scale, t,
+      if (index[r] < 0) { /* padding */
+        losses[r] = 0.0;
+        if (gradient) memset(gradient, 0, row_bytes);
+        continue;
+      }
+      target(&p, (const float(*)[256])level, index[r] / tokens, index[r] % tokens + 1, t);
+      losses[r] = cpu->simd->pixel_row(cpu->bf16, values, normalize, dpred ? scale[0] : 0.0f, t,
                                        (const char *)pred + (size_t)r * row_bytes, gradient);
     }
   }

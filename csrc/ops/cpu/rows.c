@@ -43,6 +43,7 @@ np_status np_cpu_add_table(np_ops *ops, int64_t rows, int width, int tokens, con
     int64_t end = np_cpu_border(rows, 1, parts, part + 1);
     for (int64_t r = np_cpu_border(rows, 1, parts, part); r < end; r++) {
       int64_t position = (index ? index[r] : r) % tokens;
+      if (position < 0) continue; /* padding */
       cpu->simd->add(cpu->bf16, width, table + position * width, (char *)x + (size_t)r * row_bytes);
     }
   }
@@ -56,8 +57,11 @@ np_status np_cpu_gather_rows(np_ops *ops, int64_t rows, int width, const int32_t
 #pragma omp parallel for num_threads(cpu->threads) schedule(static, 1) if (parts > 1)
   for (int part = 0; part < parts; part++) {
     int64_t end = np_cpu_border(rows, 1, parts, part + 1);
-    for (int64_t r = np_cpu_border(rows, 1, parts, part); r < end; r++)
-      memcpy((char *)y + (size_t)r * row_bytes, (const char *)x + (size_t)index[r] * row_bytes, row_bytes);
+    for (int64_t r = np_cpu_border(rows, 1, parts, part); r < end; r++) {
+      char *to = (char *)y + (size_t)r * row_bytes;
+      if (index[r] < 0) memset(to, 0, row_bytes);
+      else memcpy(to, (const char *)x + (size_t)index[r] * row_bytes, row_bytes);
+    }
   }
   return NP_OK;
 }
@@ -73,6 +77,17 @@ static int64_t first_at_least(const int32_t *index, int64_t rows, int64_t target
   return low;
 }
 
+/* How many rows go before the padding. */
+static int64_t rows_before_padding(const int32_t *index, int64_t rows) {
+  int64_t low = 0, high = rows;
+  while (low < high) {
+    int64_t middle = low + (high - low) / 2;
+    if (index[middle] >= 0) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
 /* Parts own rows of dx, so each row is written once, as a copy or as zeros; an ascending index lets each find its
  * start. */
 np_status np_cpu_scatter_rows(np_ops *ops, int64_t rows, int64_t total, int width, const int32_t *index, const void *dy,
@@ -80,6 +95,7 @@ np_status np_cpu_scatter_rows(np_ops *ops, int64_t rows, int64_t total, int widt
   np_cpu *cpu = np_cpu_of(ops);
   size_t row_bytes = (size_t)width * np_dtype_size(ops->act);
   int parts = np_cpu_parts(cpu, total, least_rows(width));
+  rows = rows_before_padding(index, rows);
 #pragma omp parallel for num_threads(cpu->threads) schedule(static, 1) if (parts > 1)
   for (int part = 0; part < parts; part++) {
     int64_t t = np_cpu_border(total, 1, parts, part), end = np_cpu_border(total, 1, parts, part + 1);

@@ -13,11 +13,11 @@ double NP_SIMD(sum_squares)(int64_t n, const float *g) {
 
 /* torch.optim.AdamW's own order of operations: w·(1 - lr·decay), then the moments, then
  * w - (lr/c1)·m / (√v/√c2 + eps). */
-NP_INLINE void adamw(bool bf16, const np_adamw *how, int64_t n, const float *g, float *w, float *m, float *v,
-                     void *low) {
-  const float keep = 1.0f - how->lr * how->weight_decay, step = how->lr / how->bias_correction1;
-  const float rest1 = 1.0f - how->beta1, beta2 = how->beta2, rest2 = 1.0f - how->beta2, eps = how->eps;
-  const float root2 = 1.0f / sqrtf(how->bias_correction2), grad_scale = how->grad_scale;
+NP_INLINE void adamw(bool bf16, const np_adamw *how, const np_adamw_state *state, int64_t n, const float *g, float *w,
+                     float *m, float *v, void *low) {
+  const float keep = 1.0f - state->lr * how->weight_decay, step = state->lr / state->bias_correction1;
+  const float rest1 = (float)(1.0 - how->beta1), beta2 = (float)how->beta2, rest2 = (float)(1.0 - how->beta2);
+  const float root2 = 1.0f / sqrtf(state->bias_correction2), grad_scale = state->grad_scale, eps = how->eps;
 #pragma omp simd
   for (int64_t i = 0; i < n; i++) {
     float gradient = g[i] * grad_scale;
@@ -28,9 +28,9 @@ NP_INLINE void adamw(bool bf16, const np_adamw *how, int64_t n, const float *g, 
   }
 }
 
-void NP_SIMD(adamw)(bool bf16, const np_adamw *how, int64_t n, const float *g, float *w, float *m, float *v,
-                    void *low) {
-  if (!low) adamw(false, how, n, g, w, m, v, NULL);
-  else if (bf16) adamw(true, how, n, g, w, m, v, low);
-  else adamw(false, how, n, g, w, m, v, low);
+void NP_SIMD(adamw)(bool bf16, const np_adamw *how, const np_adamw_state *state, int64_t n, const float *g, float *w,
+                    float *m, float *v, void *low) {
+  if (!low) adamw(false, how, state, n, g, w, m, v, NULL);
+  else if (bf16) adamw(true, how, state, n, g, w, m, v, low);
+  else adamw(false, how, state, n, g, w, m, v, low);
 }

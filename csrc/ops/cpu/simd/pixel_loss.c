@@ -19,17 +19,18 @@ static void standardise(int n, float *t) {
 }
 
 NP_INLINE double compare(bool bf16, int n, float scale, const float *t, const void *pred, void *dpred) {
-  float sum = 0.0f, step = 2.0f * scale / (float)n;
+  const float step = 2.0f * scale / (float)n;
+  double sum = 0.0; /* the square of a finite float is no infinity here */
 #pragma omp simd reduction(+ : sum)
   for (int j = 0; j < n; j++) {
-    float d = np_act_load(bf16, pred, j) - t[j];
+    double d = (double)(np_act_load(bf16, pred, j) - t[j]);
     sum += d * d;
   }
   if (dpred) {
 #pragma omp simd
     for (int j = 0; j < n; j++) np_act_store(bf16, dpred, j, step * (np_act_load(bf16, pred, j) - t[j]));
   }
-  return (double)sum / n;
+  return sum / n;
 }
 
 double NP_SIMD(pixel_row)(bool bf16, int n, bool normalize, float scale, float *t, const void *pred, void *dpred) {

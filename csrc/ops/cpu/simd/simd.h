@@ -45,7 +45,7 @@ typedef struct np_tile_product {
  * cross_entropy  one row of the operator; returns its loss
  *
  * sum_squares    Σ g² in float64
- * adamw          the operator on a slice */
+ * adamw          the operator on a slice, where the step is applied */
 /* clang-format on */
 #define NP_SIMD_FUNCTIONS(X)                                                                                           \
   X(void, store, (bool bf16, int64_t n, const float *in, void *out))                                                   \
@@ -78,7 +78,9 @@ typedef struct np_tile_product {
   X(void, standardise, (int width, const float *x, const float *mean, const float *factor, float *y))                  \
   X(double, cross_entropy, (int classes, float scale, const float *logits, int label, float *dlogits))                 \
   X(double, sum_squares, (int64_t n, const float *g))                                                                  \
-  X(void, adamw, (bool bf16, const np_adamw *how, int64_t n, const float *g, float *w, float *m, float *v, void *low))
+  X(void, adamw,                                                                                                       \
+    (bool bf16, const np_adamw *how, const np_adamw_state *state, int64_t n, const float *g, float *w, float *m,       \
+     float *v, void *low))
 
 #define NP_SIMD_JOIN_(name, isa) np_simd_##name##_##isa
 #define NP_SIMD_JOIN(name, isa)  NP_SIMD_JOIN_(name, isa)
