@@ -1,5 +1,5 @@
-/* The attention operator alone, forward and backward, through the operator table: what `nextpatch bench attention` prints.
- * docs/benchmarks.md says what the numbers mean. */
+/* The attention operator alone, forward and backward, through the operator table: what `nextpatch bench attention`
+ * prints. docs/benchmarks.md says what the numbers mean. */
 #ifndef NP_BENCH_ATTENTION_H
 #define NP_BENCH_ATTENTION_H
 
@@ -11,10 +11,10 @@ enum { NP_BENCH_GRID = 16, NP_BENCH_VERSIONS = 4 };
 
 /* One way to run the operator: an open table, and what to call it. */
 typedef struct np_attention_version {
-  const char *name;   /* "cpu", "hopper", "portable", "cudnn" */
-  np_ops *ops;        /* the caller's */
+  const char *name;     /* "cpu", "hopper", "portable", "cudnn" */
+  np_ops *ops;          /* the caller's */
   bool takes[NP_MASKS]; /* the masks it can do */
-  bool baseline;      /* its full mask is what all are compared with */
+  bool baseline;        /* its full mask is what all are compared with */
 } np_attention_version;
 
 typedef struct np_attention_bench {
@@ -22,11 +22,11 @@ typedef struct np_attention_bench {
   int versions;
   int tokens[NP_BENCH_GRID], tokens_count;
   int head_width[NP_BENCH_GRID], head_width_count;
-  int width;       /* of the model: h = width / d */
-  int rows;        /* B·N at least: B = ceil(rows / N); */
-  int images;      /* 0: from rows; else B */
+  int width;                /* of the model: h = width / d */
+  int rows;                 /* B·N at least: B = ceil(rows / N); */
+  int images;               /* 0: from rows; else B */
   int warmup, runs, rounds; /* runs of one case: `rounds` times `runs`, all cases of a shape taking turns */
-  double rotation; /* bytes that the buffers hold together at least */
+  double rotation;          /* bytes that the buffers hold together at least */
   uint64_t seed;
 } np_attention_bench;
 

@@ -2,11 +2,10 @@
 
 #include "bench/fill.h"
 
-#include <math.h>
 #include <stdlib.h>
 
-/* What a run has at hand. Each operator's body takes its arrays one after another from its turn's part of one buffer, and
- * says of each whether it is read or written; so the same lines that call the operator count its bytes, in a first
+/* What a run has at hand. Each operator's body takes its arrays one after another from its turn's part of one buffer,
+ * and says of each whether it is read or written; so the same lines that call the operator count its bytes, in a first
  * run without memory. */
 typedef struct run {
   const np_ops_bench *bench;
@@ -18,15 +17,15 @@ typedef struct run {
   int64_t rows;   /* as reported */
   int width;
   /* shared by all runs, device */
-  int32_t *kept;           /* [rows] the loss tokens: every other one, ascending */
-  float *scale;            /* [1] */
-  double *loss;            /* [1] */
-  np_adamw_state *state;   /* [1] */
-  float *vectors;          /* [4, widest]: gain, bias and their gradients */
-  int64_t tokens, loss_tokens, widest;
+  int32_t *kept;         /* [loss_tokens] the loss tokens, as if every prefix were N/2 */
+  float *scale;          /* [1] */
+  double *loss;          /* [1] */
+  np_adamw_state *state; /* [1] */
+  float *vectors;        /* [4, D]: gain, bias and their gradients */
+  int64_t tokens, loss_tokens;
 } run;
 
-typedef enum use { READ = 1, WRITE = 1, BOTH = 2 } use; /* how often the bytes cross the memory bus */
+enum { READ = 1, WRITE = 1, BOTH = 2 }; /* how often an array's bytes cross the memory bus */
 
 typedef struct part {
   run *run;
@@ -34,22 +33,22 @@ typedef struct part {
   int turn;
 } part;
 
-static void *take(part *p, double count, size_t size, use use) {
+static void *take(part *p, double count, size_t size, int passes) {
   size_t offset = p->at, bytes = (size_t)count * size;
   p->at += (bytes + 255) / 256 * 256;
   if (!p->run->buffer) {
     p->run->need = p->at;
-    p->run->traffic += (double)bytes * use;
+    p->run->traffic += (double)bytes * passes;
     return NULL;
   }
   return p->run->buffer + (size_t)(p->turn % p->run->sets) * p->run->need + offset;
 }
 
-static void *take_act(part *p, int64_t rows, int64_t width, use use) {
-  return take(p, (double)rows * (double)width, np_dtype_size(p->run->ops->act), use);
+static void *take_act(part *p, int64_t rows, int64_t width, int passes) {
+  return take(p, (double)rows * (double)width, np_dtype_size(p->run->ops->act), passes);
 }
 
-static float *take_f32(part *p, int64_t count, use use) { return take(p, (double)count, sizeof(float), use); }
+static float *take_f32(part *p, int64_t count, int passes) { return take(p, (double)count, sizeof(float), passes); }
 
 static bool counting(const part *p, int64_t rows, int width) {
   p->run->rows = rows, p->run->width = width;
@@ -206,10 +205,12 @@ static const struct {
   const char *name;
   np_bench_body body;
 } operators[] = {
-    {"norm_forward", norm_forward},   {"norm_backward", norm_backward}, {"gelu_forward", gelu_forward},
-    {"gelu_backward", gelu_backward}, {"patchify", patchify},           {"pixel_loss", pixel_loss},
-    {"gather_rows", gather_rows},     {"scatter_rows", scatter_rows},   {"column_sum", column_sum},
-    {"to_act", to_act},               {"sum_squares", sum_squares},     {"adamw", adamw},
+    {"norm_forward", norm_forward}, {"norm_backward", norm_backward},
+    {"gelu_forward", gelu_forward}, {"gelu_backward", gelu_backward},
+    {"patchify", patchify},         {"pixel_loss", pixel_loss},
+    {"gather_rows", gather_rows},   {"scatter_rows", scatter_rows},
+    {"column_sum", column_sum},     {"to_act", to_act},
+    {"sum_squares", sum_squares},   {"adamw", adamw},
 };
 
 /* ---- measuring ---- */
@@ -222,7 +223,8 @@ static np_status one(run *r, const char *name, np_bench_body body, double *secon
   NP_TRY(body(r, 0));
   r->sets = np_bench_sets(bench->rotation, (double)r->need);
   NP_TRY(r->ops->alloc(r->ops, r->need * (size_t)r->sets, &buffer));
-  if (body == adamw) NP_TRY(r->ops->zero(r->ops, buffer, r->need * (size_t)r->sets)); /* v is a square: never negative */
+  if (body == adamw)
+    NP_TRY(r->ops->zero(r->ops, buffer, r->need * (size_t)r->sets)); /* v is a square: never negative */
   else NP_TRY(np_bench_fill(r->ops, bench->seed, r->need * (size_t)r->sets, buffer));
   r->buffer = buffer;
   NP_TRY(np_bench_time(r->ops, body, r, bench->warmup, bench->runs, seconds));
@@ -244,11 +246,14 @@ static np_status open_shared(run *r) {
   const np_adamw_state state = {.lr = 1e-3f, .grad_scale = 1, .bias_correction1 = 1, .bias_correction2 = 1, .apply = 1};
   const float scale = 1e-6f;
   void *kept = NULL, *one_scale = NULL, *loss = NULL, *adam = NULL, *vectors = NULL;
-  r->tokens = (int64_t)r->bench->images * np_recipe_tokens(m), r->loss_tokens = r->tokens / 2;
-  int32_t *host = malloc((size_t)r->tokens * sizeof *host);
+  int N = np_recipe_tokens(m), first = N / 2 - 1, each = N - N / 2, images = r->bench->images;
+  if (N < 2) return np_error(NP_ERR_ARGUMENT, "model.image_size: an image of one patch has no patch to predict");
+  r->tokens = (int64_t)images * N, r->loss_tokens = (int64_t)images * each;
+  int32_t *host = malloc((size_t)r->loss_tokens * sizeof *host);
   if (!host) return np_error(NP_ERR_MEMORY, "out of memory for the bench");
-  for (int64_t i = 0; i < r->tokens; i++) host[i] = (int32_t)(2 * i); /* even tokens: each has a following patch */
-  st = upload_new(r->ops, host, (size_t)r->tokens * sizeof *host, &kept);
+  for (int b = 0; b < images; b++) /* k = N/2 - 1 … N - 2: those whose following patch counts */
+    for (int i = 0; i < each; i++) host[b * each + i] = (int32_t)(b * N + first + i);
+  st = upload_new(r->ops, host, (size_t)r->loss_tokens * sizeof *host, &kept);
   r->kept = kept;
   free(host);
   NP_TRY(st);

@@ -19,8 +19,8 @@ typedef np_status (*np_bench_body)(void *context, int turn);
  * host, with a mark between neighbours; then wait. seconds [runs]. Uses the marks 0 … runs. */
 np_status np_bench_time(np_ops *ops, np_bench_body body, void *context, int warmup, int runs, double *seconds);
 
-/* How many sets of `bytes` hold `rotation` bytes together, 2 … 64: when runs take turns on them, none finds its inputs in
- * a cache smaller than that. */
+/* How many sets of `bytes` hold `rotation` bytes together, 2 … 64: when runs take turns on them, none finds its inputs
+ * in a cache smaller than that. */
 int np_bench_sets(double rotation, double bytes);
 
 #endif

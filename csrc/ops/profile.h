@@ -1,10 +1,11 @@
 /* Where the time goes: an operator table around another, which marks the device's clock before and after each operation
  * and sums by family.
  *
- *   np_ops_profile(ops, pairs, &profiled);  create a model on `profiled`, run steps;  np_ops_profile_read(profiled, &sums);
+ *   np_ops_profile(ops, pairs, &profiled);  create a model on `profiled`, run steps;  np_ops_profile_read(profiled,
+ * &sums);
  *
- * Marking between operations costs time of its own and forbids recordings (record_begin is NULL here), so a profiled step
- * is slower than the timed one: take shares from it, never the speed of the step. Results are the same bits. */
+ * Marking between operations costs time of its own and forbids recordings (record_begin is NULL here), so a profiled
+ * step is slower than the timed one: take shares from it, never the speed of the step. Results are the same bits. */
 #ifndef NP_OPS_PROFILE_H
 #define NP_OPS_PROFILE_H
 
@@ -33,9 +34,9 @@ typedef struct np_family_sum {
 /* "products", "attention forward", … */
 const char *np_family_name(np_family family);
 
-/* `inner` must outlive it and stays the caller's: destroying the profiled table leaves it open. `pairs`: query-key pairs
- * that the mask of one image allows, in the mean, for the FLOPs of attention with a prefix (without one all N² are).
- * Callers may use marks below NP_PROFILE_MARKS; the rest are its own. */
+/* `inner` must outlive it and stays the caller's: destroying the profiled table leaves it open. `pairs`: query-key
+ * pairs that the mask of one image allows, in the mean, for the FLOPs of attention with a prefix (without one all N²
+ * are). Callers may use marks below NP_PROFILE_MARKS; the rest are its own. */
 enum { NP_PROFILE_MARKS = 64 };
 np_status np_ops_profile(np_ops *inner, double pairs, np_ops **out);
 
