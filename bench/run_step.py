@@ -12,17 +12,14 @@ the standard library.
 """
 
 import argparse
-import json
 import os
-import platform
 import shlex
 import statistics
-import subprocess
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from common import PYTHON, ROOT, header, run, torch_version, words, write_json
+
 PEER = os.path.join(ROOT, "bench", "peers", "aim_torch.py")
-PYTHON = os.environ.get("PYTHON", sys.executable)
 
 # Names of peer variants and their flags.
 VARIANTS = {
@@ -44,53 +41,6 @@ USUAL = {
     "cpu": ["torch", "torch-losstokens", "torch-mathattn", "torch-mathattn-losstokens"],
     "cuda": ["torch-flex-checkpointing", "torch-flex", "torch-flex-micro64", "torch-flex-micro64-losstokens"],
 }
-
-
-def output_of(command):
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def gpus():
-    """Name, driver, memory and clock limits of each GPU, as nvidia-smi says; [] without it."""
-    asked = "name,driver_version,memory.total,clocks.max.sm,power.limit"
-    lines = output_of(["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader"]).splitlines()
-    return [dict(zip(asked.split(","), (cell.strip() for cell in line.split(",")))) for line in lines]
-
-
-def machine():
-    cpu = json.loads(output_of(["lscpu", "--json"]) or '{"lscpu": []}')["lscpu"]
-    model = next((row["data"] for row in cpu if row["field"] == "Model name:"), platform.processor())
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)),
-            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            "system": platform.platform(), "load_average": os.getloadavg()[0], "gpus": gpus()}
-
-
-def words(command):
-    """A command as another checkout would type it: paths within this one are relative, the interpreter has no folder."""
-    return shlex.join(os.path.relpath(word, ROOT) if word.startswith(ROOT + os.sep) else
-                      os.path.basename(word) if word == PYTHON else word for word in command)
-
-
-def run(command, timeout):
-    """The last line of a program's stdout, which is its JSON result; or (None, why not)."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    except OSError as error:
-        return None, str(error)
-    except subprocess.TimeoutExpired:
-        return None, f"no result within {timeout} s"
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        return None, f"exit status {done.returncode}: {said[-1] if said else 'nothing said'}"
-    try:
-        result = json.loads(lines[-1])
-        return (result, None) if result["median_s"] > 0 else (None, f"median_s is {result['median_s']}")
-    except (ValueError, KeyError, TypeError):
-        return None, f"not a result: {lines[-1][:120]}"
 
 
 def commands_of(options, precision, torch_found):
@@ -183,12 +133,10 @@ def main():
         parser.error("--rounds is at least 1")
     options.variants = options.variants or USUAL[options.device]
 
-    torch_found = output_of([PYTHON, "-c", "import torch, yaml; print(torch.__version__)"])
+    torch_found = torch_version("torch, yaml")
     if not torch_found:
         print(f"{PYTHON} lacks torch or PyYAML: reported without the ratio (PYTHON chooses another)", file=sys.stderr)
-    record = {"benchmark": "step", "command": shlex.join(sys.argv),
-              "commit": output_of(["git", "describe", "--always", "--dirty"]), "machine": machine(),
-              "torch": torch_found or None, "recipe": options.recipe, "overrides": options.overrides}
+    record = header("step", torch_found) | {"recipe": options.recipe, "overrides": options.overrides}
     rows = [row for precision in options.precision for row in time_precision(options, precision, torch_found)]
     record["rows"] = rows
     print(table(rows))
@@ -198,10 +146,7 @@ def main():
             best = min(rivals, key=lambda r: r["median_s"])
             print(f"{precision}: {best['ratio']:.2f}x the fastest peer ({best['program']})")
     if options.out:
-        with open(options.out + ".part", "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1)
-            file.write("\n")
-        os.replace(options.out + ".part", options.out)
+        write_json(options.out, record)
     if any(row["program"] == "nextpatch" and row["failure"] for row in rows):
         sys.exit("error: nextpatch was not timed")
 
