@@ -5,7 +5,8 @@
 #include "model/model.h"
 #include "util/arena.h"
 
-/* Activations of one trunk block that its backward pass reads. R = B·N rows. */
+/* Activations of one trunk block that its backward pass reads. R = B·N rows. What a block keeps for itself, shares with
+ * others or makes again is decided where they are laid out (memory.c). */
 typedef struct np_block_acts {
   void *x;              /* [R, D] act: the block's input */
   float *mean1, *rstd1; /* [R] */
@@ -40,6 +41,21 @@ typedef struct np_row_list {
   int64_t count, padded;
 } np_row_list;
 
+/* What a training pass depends on besides device memory. */
+typedef struct np_pass {
+  int count;
+  int64_t rows, loss_rows; /* padded */
+  bool first, bytes;       /* bytes: pixels are u8 */
+} np_pass;
+
+typedef struct np_recorded {
+  np_pass pass;
+  np_recording *recording; /* NULL: the pass ran once and was not recorded yet */
+  uint64_t used;           /* the number of the pass that used it last; 0: empty */
+} np_recorded;
+
+enum { NP_RECORDINGS = 80 };
+
 struct np_model {
   np_ops *ops;
   np_recipe_model config;
@@ -71,10 +87,10 @@ struct np_model {
   float *post_mean, *post_rstd;
   void *post; /* [R, D] post_trunk_norm */
 
-  void *kept_x, *kept_attention; /* [G, D] the last block's input and attention at the kept rows */
-  void *loss_pred;               /* [R, P·P·C] all_tokens alone: the predictions the loss looks at */
-  np_head_acts *head_acts;       /* [M] */
-  void *head_out;                /* [G, E] */
+  void *kept_attention;    /* [G, D] the last block's attention at the kept rows */
+  void *loss_pred;         /* [R, P·P·C] all_tokens alone: the predictions the loss looks at */
+  np_head_acts *head_acts; /* [M] */
+  void *head_out;          /* [G, E] */
   float *decode_mean, *decode_rstd;
   void *decoded; /* [G, E] decoder_norm */
   void *pred;    /* [G, P·P·C], then its gradient */
@@ -83,6 +99,9 @@ struct np_model {
   void *branch;          /* [G, E] the same of norm_1 in a head block l3m */
   void *grad_x, *grad_y; /* [R, max(D, E)] gradients along the residual stream and of a branch */
   void *grad_wide;       /* [R, 4·max(D, E)] */
+
+  np_recorded recorded[NP_RECORDINGS];
+  uint64_t passes; /* run so far */
 
   int32_t *rows_host; /* [R] an index list on its way to the device */
 
@@ -106,7 +125,7 @@ void np_model_lay_batch(np_model *model, np_arena *arena);
 
 /* y [m, n] = x [m, k]·Wᵀ + b. bias -1: none. */
 np_status np_linear_forward(np_model *model, int64_t rows, int weight, int bias, const void *x, void *y);
-/* dx (NULL: not wanted) = dy·W; dW (+)= dyᵀ·x; db (+)= Σ dy. */
+/* dW (+)= dyᵀ·x; db (+)= Σ dy; then dx (NULL: not wanted) = dy·W, which may lie where x did. */
 np_status np_linear_backward(np_model *model, int64_t rows, int weight, int bias, const void *dy, const void *x,
                              void *dx, bool accumulate);
 /* LayerNorm with the parameters of the table; delta, sum, mean, rstd as in np_ops.norm_forward. */
@@ -114,6 +133,11 @@ np_status np_norm_forward(np_model *model, int64_t rows, int gain, int bias, con
                           void *sum, void *y, float *mean, float *rstd);
 np_status np_norm_backward(np_model *model, int64_t rows, int gain, int bias, const void *dy, const void *x,
                            const float *mean, const float *rstd, const void *residual, void *dx, bool accumulate);
+
+/* Run a training pass over the batch fed, through a recording where the backend makes them (recorded.c). */
+typedef np_status (*np_model_pass)(np_model *model, bool first);
+np_status np_model_run(np_model *model, bool first, np_model_pass run);
+void np_model_forget(np_model *model);
 
 /* Pixels fed → trunk. Runs blocks 0 .. last, then post_trunk_norm into `post`: [G, D] when the model trims, else [R,
  * D]. A callback, where given, sees the raw output of each block as soon as it stands: [R, D] act. */

@@ -21,10 +21,6 @@ np_status np_linear_backward(np_model *m, int64_t rows, int weight, int bias, co
   np_status st = NP_OK;
   const np_param *w = &m->params.items[weight];
   np_dtype act = m->ops->act;
-  if (dx) {
-    np_matmul data = {.m = rows, .n = w->columns, .k = w->rows, .a_type = act, .b_type = act, .c_type = act};
-    NP_TRY(m->ops->matmul(m->ops, &data, dy, operand(m, weight), NULL, dx));
-  }
   np_matmul gradient = {.m = w->rows,
                         .n = w->columns,
                         .k = rows,
@@ -35,6 +31,10 @@ np_status np_linear_backward(np_model *m, int64_t rows, int weight, int bias, co
                         .accumulate = accumulate};
   NP_TRY(m->ops->matmul(m->ops, &gradient, dy, x, NULL, np_grad(m, weight)));
   if (bias >= 0) NP_TRY(m->ops->column_sum(m->ops, rows, (int)w->rows, dy, np_grad(m, bias), accumulate));
+  if (dx) {
+    np_matmul data = {.m = rows, .n = w->columns, .k = w->rows, .a_type = act, .b_type = act, .c_type = act};
+    NP_TRY(m->ops->matmul(m->ops, &data, dy, operand(m, weight), NULL, dx));
+  }
 out:
   return st;
 }

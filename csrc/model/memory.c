@@ -3,66 +3,82 @@
 
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 
-/* A model that trains keeps every block's activations; one that does not lets all blocks share one set. */
-static void lay_blocks(np_model *m, np_arena *arena, size_t rows, size_t act) {
+/* What the blocks keep (recipe key train.recompute):
+ *
+ *               a block's own                               made again in the backward pass
+ *   none        everything                                  -
+ *   gelu_norm   all but the outputs of norms and GELU       these, where a gradient goes next: grad_y, grad_wide
+ *   block       its input                                   everything else, in one set for all blocks
+ *
+ * A model that does not train lets all blocks share one set, inputs and all. */
+static void lay_block(np_model *m, np_arena *arena, np_block_acts *a, size_t rows, size_t act) {
   size_t D = (size_t)m->config.width, hidden = D * (size_t)m->config.mlp_ratio, heads = (size_t)m->config.heads;
+  bool keeps = m->options.recompute != NP_RECOMPUTE_GELU_NORM, train = m->options.train;
+  a->n1 = keeps ? np_arena_take(arena, rows * D * act) : m->grad_y;
+  a->qkv = np_arena_take(arena, rows * 3 * D * act);
+  a->attention = np_arena_take(arena, rows * D * act);
+  a->mid = np_arena_take(arena, rows * D * act);
+  a->n2 = keeps ? np_arena_take(arena, rows * D * act) : m->grad_y;
+  a->fc1 = np_arena_take(arena, rows * hidden * act);
+  if (!train) a->gelu = a->fc1;
+  else a->gelu = keeps ? np_arena_take(arena, rows * hidden * act) : m->grad_wide;
+  if (!train) return;
+  a->lse = np_arena_take(arena, rows * heads * sizeof(float));
+  a->mean1 = np_arena_take(arena, rows * sizeof(float));
+  a->rstd1 = np_arena_take(arena, rows * sizeof(float));
+  a->mean2 = np_arena_take(arena, rows * sizeof(float));
+  a->rstd2 = np_arena_take(arena, rows * sizeof(float));
+}
+
+static void lay_blocks(np_model *m, np_arena *arena, size_t rows, size_t act) {
+  bool own_insides = m->options.train && m->options.recompute != NP_RECOMPUTE_BLOCK;
   for (int i = 0; i < m->config.blocks; i++) {
     np_block_acts *a = &m->acts[i];
-    if (i > 0 && !m->options.train) {
-      *a = m->acts[0];
-      continue;
-    }
-    a->x = np_arena_take(arena, rows * D * act);
-    a->n1 = np_arena_take(arena, rows * D * act);
-    a->qkv = np_arena_take(arena, rows * 3 * D * act);
-    a->attention = np_arena_take(arena, rows * D * act);
-    a->mid = np_arena_take(arena, rows * D * act);
-    a->n2 = np_arena_take(arena, rows * D * act);
-    a->fc1 = np_arena_take(arena, rows * hidden * act);
-    a->gelu = m->options.train ? np_arena_take(arena, rows * hidden * act) : a->fc1;
-    if (!m->options.train) continue;
-    a->lse = np_arena_take(arena, rows * heads * sizeof(float));
-    a->mean1 = np_arena_take(arena, rows * sizeof(float));
-    a->rstd1 = np_arena_take(arena, rows * sizeof(float));
-    a->mean2 = np_arena_take(arena, rows * sizeof(float));
-    a->rstd2 = np_arena_take(arena, rows * sizeof(float));
+    if (i > 0) *a = m->acts[0];
+    if (i == 0 || own_insides) lay_block(m, arena, a, rows, act);
+    if (i == 0 || m->options.train) a->x = np_arena_take(arena, rows * (size_t)m->config.width * act);
   }
 }
 
-static void lay_head_blocks(np_model *m, np_arena *arena, size_t rows, size_t act) {
+static void lay_head_block(np_model *m, np_arena *arena, np_head_acts *a, size_t rows, size_t act) {
   size_t E = (size_t)m->config.head_width, hidden = E * (size_t)m->config.mlp_ratio;
-  bool l3m = m->config.head_block == NP_HEAD_L3M;
+  bool keeps = m->options.recompute != NP_RECOMPUTE_GELU_NORM, train = m->options.train;
+  if (m->config.head_block == NP_HEAD_L3M) a->mid = np_arena_take(arena, rows * E * act);
+  a->n2 = keeps ? np_arena_take(arena, rows * E * act) : m->grad_y;
+  a->fc1 = np_arena_take(arena, rows * hidden * act);
+  if (!train) a->gelu = a->fc1;
+  else a->gelu = keeps ? np_arena_take(arena, rows * hidden * act) : m->grad_wide;
+  if (!train) return;
+  a->mean1 = np_arena_take(arena, rows * sizeof(float));
+  a->rstd1 = np_arena_take(arena, rows * sizeof(float));
+  a->mean2 = np_arena_take(arena, rows * sizeof(float));
+  a->rstd2 = np_arena_take(arena, rows * sizeof(float));
+}
+
+static void lay_head_blocks(np_model *m, np_arena *arena, size_t rows, size_t act) {
+  bool own_insides = m->options.train && m->options.recompute != NP_RECOMPUTE_BLOCK;
   int count = m->config.head_blocks > 0 ? m->config.head_blocks : 1; /* the first x stands even without blocks */
   for (int i = 0; i < count; i++) {
     np_head_acts *a = &m->head_acts[i];
-    if (i > 0 && !m->options.train) {
-      *a = m->head_acts[0];
-      continue;
-    }
-    a->x = np_arena_take(arena, rows * E * act);
-    a->mid = l3m ? np_arena_take(arena, rows * E * act) : a->x;
-    a->n2 = np_arena_take(arena, rows * E * act);
-    a->fc1 = np_arena_take(arena, rows * hidden * act);
-    a->gelu = m->options.train ? np_arena_take(arena, rows * hidden * act) : a->fc1;
-    if (!m->options.train) continue;
-    a->mean1 = np_arena_take(arena, rows * sizeof(float));
-    a->rstd1 = np_arena_take(arena, rows * sizeof(float));
-    a->mean2 = np_arena_take(arena, rows * sizeof(float));
-    a->rstd2 = np_arena_take(arena, rows * sizeof(float));
+    if (i > 0) *a = m->head_acts[0];
+    if (i == 0 || own_insides) lay_head_block(m, arena, a, rows, act);
+    if (i == 0 || m->options.train) a->x = np_arena_take(arena, rows * (size_t)m->config.head_width * act);
+    if (m->config.head_block != NP_HEAD_L3M) a->mid = a->x;
   }
 }
 
 static void lay_head(np_model *m, np_arena *arena, size_t rows, size_t act) {
   size_t D = (size_t)m->config.width, E = (size_t)m->config.head_width,
          values = (size_t)np_recipe_patch_values(&m->config);
-  m->kept_x = np_arena_take(arena, rows * D * act);
   m->kept_attention = np_arena_take(arena, rows * D * act);
   if (m->options.all_tokens) m->loss_pred = np_arena_take(arena, rows * values * act);
   lay_head_blocks(m, arena, rows, act);
   m->head_out = np_arena_take(arena, rows * E * act);
   m->decoded = np_arena_take(arena, rows * E * act);
   m->pred = np_arena_take(arena, rows * values * act);
-  m->branch = np_arena_take(arena, rows * E * act);
+  /* A gradient that does not exist while a block runs: with gelu_norm n2 takes grad_y, with block grad_x is taken. */
+  if (!m->options.train) m->branch = np_arena_take(arena, rows * E * act);
+  else m->branch = m->options.recompute == NP_RECOMPUTE_GELU_NORM ? m->grad_x : m->grad_y;
   if (!m->options.train) return;
   m->decode_mean = np_arena_take(arena, rows * sizeof(float));
   m->decode_rstd = np_arena_take(arena, rows * sizeof(float));
@@ -72,6 +88,15 @@ void np_model_lay_activations(np_model *m, np_arena *arena) {
   const np_recipe_model *c = &m->config;
   size_t rows = (size_t)m->options.batch * (size_t)np_recipe_tokens(c), act = m->act_size;
   size_t D = (size_t)c->width, widest = m->options.head ? max_size(D, (size_t)c->head_width) : D;
+  if (m->options.train) { /* first: blocks may borrow them */
+    m->grad_x = np_arena_take(arena, rows * widest * act);
+    m->grad_y = np_arena_take(arena, rows * widest * act);
+    m->grad_wide = np_arena_take(arena, rows * widest * max_size((size_t)c->mlp_ratio, 3) * act);
+    m->embed_mean = np_arena_take(arena, rows * sizeof(float));
+    m->embed_rstd = np_arena_take(arena, rows * sizeof(float));
+    m->post_mean = np_arena_take(arena, rows * sizeof(float));
+    m->post_rstd = np_arena_take(arena, rows * sizeof(float));
+  }
   m->patches = np_arena_take(arena, rows * (size_t)np_recipe_patch_values(c) * act);
   m->embedded = np_arena_take(arena, rows * D * act);
   lay_blocks(m, arena, rows, act);
@@ -79,14 +104,6 @@ void np_model_lay_activations(np_model *m, np_arena *arena) {
   m->post = np_arena_take(arena, rows * D * act);
   m->delta = np_arena_take(arena, rows * widest * act);
   if (m->options.head) lay_head(m, arena, rows, act);
-  if (!m->options.train) return;
-  m->embed_mean = np_arena_take(arena, rows * sizeof(float));
-  m->embed_rstd = np_arena_take(arena, rows * sizeof(float));
-  m->post_mean = np_arena_take(arena, rows * sizeof(float));
-  m->post_rstd = np_arena_take(arena, rows * sizeof(float));
-  m->grad_x = np_arena_take(arena, rows * widest * act);
-  m->grad_y = np_arena_take(arena, rows * widest * act);
-  m->grad_wide = np_arena_take(arena, rows * widest * max_size((size_t)c->mlp_ratio, 3) * act);
 }
 
 void np_model_lay_batch(np_model *m, np_arena *arena) {
@@ -110,6 +127,7 @@ np_status np_model_plan(const np_recipe_model *config, const np_model_options *o
   np_params params = {0};
   np_model m = {.config = *config, .options = *options, .act_size = np_dtype_size(act)};
   np_arena activations = {0}, batch = {0};
+  if (!options->train) m.options.recompute = NP_RECOMPUTE_NONE;
   *out = (np_memory_plan){0};
   NP_TRY(np_params_layout(config, options->head, &params));
   NP_TRY(np_model_take_lists(&m));

@@ -108,6 +108,7 @@ np_status np_model_create(np_ops *ops, const np_recipe_model *config, const np_m
   m->ops = ops;
   m->config = *config;
   m->options = *options;
+  if (!options->train) m->options.recompute = NP_RECOMPUTE_NONE;
   m->act_size = np_dtype_size(ops->act);
   NP_TRY(np_params_layout(config, options->head, &m->params));
   NP_TRY(np_model_take_lists(m));
@@ -132,6 +133,7 @@ out:
 
 void np_model_destroy(np_model *m) {
   if (!m) return;
+  np_model_forget(m);
   m->ops->release(m->ops, m->memory);
   np_model_free_lists(m);
   np_params_free(&m->params);
@@ -272,15 +274,22 @@ out:
   return st;
 }
 
+static np_status train_pass(np_model *m, bool first) {
+  np_status st = NP_OK;
+  NP_TRY(forward(m));
+  NP_TRY(loss(m, true, first));
+  NP_TRY(np_pixel_head_backward(m, !first));
+  NP_TRY(np_trunk_backward(m, !first));
+out:
+  return st;
+}
+
 np_status np_model_train(np_model *m, int64_t targets, bool first) {
   np_status st = NP_OK;
   const float scale = 1.0f / (float)(targets > 0 ? targets : 1);
   NP_TRY(check_targets(m));
   NP_TRY(m->ops->upload(m->ops, m->scale, &scale, sizeof scale));
-  NP_TRY(forward(m));
-  NP_TRY(loss(m, true, first));
-  NP_TRY(np_pixel_head_backward(m, !first));
-  NP_TRY(np_trunk_backward(m, !first));
+  st = np_model_run(m, first, train_pass);
 out:
   return st;
 }
@@ -295,6 +304,12 @@ out:
 }
 
 np_status np_model_read_loss(np_model *m, double *sum) { return m->ops->download(m->ops, sum, m->loss, sizeof *sum); }
+
+np_status np_model_fetch_loss(np_model *m, int slot) { return m->ops->fetch(m->ops, slot, m->loss, sizeof *m->loss); }
+
+np_status np_model_arrive_loss(np_model *m, int slot, double *sum) {
+  return m->ops->arrive(m->ops, slot, sum, sizeof *sum);
+}
 
 /* act → float32 on the host. */
 static np_status read_act(np_model *m, const void *device, int64_t count, float *out) {

@@ -13,11 +13,12 @@
 #include <stdint.h>
 
 typedef struct np_model_options {
-  int batch;       /* the most images of one pass */
-  bool head;       /* with the pixel head */
-  bool train;      /* keep what the backward pass needs, and gradients; needs head */
-  bool all_tokens; /* send every token through the pixel head instead of the loss tokens alone: the same loss and
-                      gradients, for tests */
+  int batch;              /* the most images of one pass */
+  bool head;              /* with the pixel head */
+  bool train;             /* keep what the backward pass needs, and gradients; needs head */
+  np_recompute recompute; /* what a model that trains does not keep */
+  bool all_tokens;        /* send every token through the pixel head instead of the loss tokens alone: the same loss and
+                             gradients, for tests */
 } np_model_options;
 
 /* Bytes by kind; what `plan` prints and what np_model_create takes. */
@@ -68,6 +69,9 @@ np_status np_model_train(np_model *model, int64_t targets, bool first);
 np_status np_model_loss(np_model *model, bool first);
 /* Read back the sum of losses since `first` (not divided). Waits for the device. */
 np_status np_model_read_loss(np_model *model, double *sum);
+/* The same late, by a slot of np_ops.fetch: arrive waits for the fetch and not for what was queued since. */
+np_status np_model_fetch_loss(np_model *model, int slot);
+np_status np_model_arrive_loss(np_model *model, int slot, double *sum);
 
 /* Predictions for every token: pred [count, N, P·P·C] on the host, float32; row k is the standardised patch k+1. */
 np_status np_model_predict(np_model *model, float *pred);
@@ -86,5 +90,7 @@ void np_positions(int rows, int columns, int width, float *out);
  * plus attention over the pairs the mask allows. all_tokens: every token through the head, as the reference counts
  * (MFU); else the loss tokens. prefix: mean is taken over the recipe's prefix range. */
 double np_model_flops(const np_recipe_model *config, const int prefix_range[2], bool all_tokens);
+/* What of the forward pass over one image runs a second time, matrices and attention as above, loss tokens alone. */
+double np_model_recompute_flops(const np_recipe_model *config, const int prefix_range[2], np_recompute recompute);
 
 #endif

@@ -8,9 +8,9 @@
  * head_block l3m puts x += norm_1(x) before it. */
 #include "model/internal.h"
 
-/* `before`: what the residual stream held when its last branch, in `delta`, was not yet added; NULL for the first
- * block, whose x stands. */
-static np_status block_forward(np_model *m, const np_block_params *p, np_head_acts *a, const void *before) {
+/* `before`: what the residual stream held when its last branch, in `delta`, was not yet added; NULL where x stands: in
+ * the first block, and when the backward pass makes the block's insides again. */
+static np_status block_inside(np_model *m, const np_block_params *p, np_head_acts *a, const void *before) {
   np_status st = NP_OK;
   int64_t rows = m->rows.padded, hidden = (int64_t)m->config.head_width * m->config.mlp_ratio;
   const void *x = before ? before : a->x, *delta = before ? m->delta : NULL;
@@ -22,7 +22,14 @@ static np_status block_forward(np_model *m, const np_block_params *p, np_head_ac
   NP_TRY(np_norm_forward(m, rows, p->norm2_gain, p->norm2_bias, x, delta, sum, a->n2, a->mean2, a->rstd2));
   NP_TRY(np_linear_forward(m, rows, p->fc1, -1, a->n2, a->fc1));
   NP_TRY(m->ops->gelu_forward(m->ops, rows * hidden, a->fc1, a->gelu));
-  NP_TRY(np_linear_forward(m, rows, p->fc2, -1, a->gelu, m->delta));
+out:
+  return st;
+}
+
+static np_status block_forward(np_model *m, const np_block_params *p, np_head_acts *a, const void *before) {
+  np_status st = NP_OK;
+  NP_TRY(block_inside(m, p, a, before));
+  NP_TRY(np_linear_forward(m, m->rows.padded, p->fc2, -1, a->gelu, m->delta));
 out:
   return st;
 }
@@ -49,9 +56,12 @@ out:
 /* grad_x: gradient of the block's output on entry, of its input on return. */
 static np_status block_backward(np_model *m, const np_block_params *p, const np_head_acts *a, bool accumulate) {
   np_status st = NP_OK;
+  bool again = m->options.recompute == NP_RECOMPUTE_GELU_NORM;
   int64_t rows = m->rows.padded, hidden = (int64_t)m->config.head_width * m->config.mlp_ratio;
+  if (again) NP_TRY(m->ops->gelu_forward(m->ops, rows * hidden, a->fc1, a->gelu));
   NP_TRY(np_linear_backward(m, rows, p->fc2, -1, m->grad_x, a->gelu, m->grad_wide, accumulate));
   NP_TRY(m->ops->gelu_backward(m->ops, rows * hidden, a->fc1, m->grad_wide, m->grad_wide));
+  if (again) NP_TRY(np_norm_forward(m, rows, p->norm2_gain, p->norm2_bias, a->mid, NULL, NULL, a->n2, NULL, NULL));
   NP_TRY(np_linear_backward(m, rows, p->fc1, -1, m->grad_wide, a->n2, m->grad_y, accumulate));
   NP_TRY(np_norm_backward(m, rows, p->norm2_gain, p->norm2_bias, m->grad_y, a->mid, a->mean2, a->rstd2, m->grad_x,
                           m->grad_x, accumulate));
@@ -69,8 +79,11 @@ np_status np_pixel_head_backward(np_model *m, bool accumulate) {
   NP_TRY(np_linear_backward(m, rows, m->pred_weight, m->pred_bias, m->pred, m->decoded, m->grad_y, accumulate));
   NP_TRY(np_norm_backward(m, rows, m->decode_norm_gain, m->decode_norm_bias, m->grad_y, m->head_out, m->decode_mean,
                           m->decode_rstd, NULL, m->grad_x, accumulate));
-  for (int i = c->head_blocks - 1; i >= 0; i--)
+  for (int i = c->head_blocks - 1; i >= 0; i--) {
+    if (m->options.recompute == NP_RECOMPUTE_BLOCK && i < c->head_blocks - 1)
+      NP_TRY(block_inside(m, &m->head_blocks[i], &m->head_acts[i], NULL));
     NP_TRY(block_backward(m, &m->head_blocks[i], &m->head_acts[i], accumulate));
+  }
   NP_TRY(np_linear_backward(m, rows, m->decode_weight, m->decode_bias, m->grad_x, m->post, m->grad_y, accumulate));
 out:
   return st;

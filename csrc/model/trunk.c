@@ -22,12 +22,13 @@ out:
   return st;
 }
 
-/* `before`: what the residual stream held when its last branch, in `delta`, was not yet added; NULL for the first
- * block, whose x stands. Leaves its own second branch in `delta`. */
-static np_status block_forward(np_model *m, const np_block_params *p, np_block_acts *a, const void *before, bool trim) {
+/* A block up to its last product. `before`: what the residual stream held when its last branch, in `delta`, was not yet
+ * added; NULL where x stands: in the first block, and when the backward pass makes the block's insides again. */
+static np_status block_inside(np_model *m, const np_block_params *p, np_block_acts *a, const void *before, bool trim) {
   np_status st = NP_OK;
   const np_recipe_model *c = &m->config;
   int64_t rows = np_model_rows(m), hidden = (int64_t)c->width * c->mlp_ratio;
+  const void *x = a->x, *attention = a->attention;
   NP_TRY(np_norm_forward(m, rows, p->norm1_gain, p->norm1_bias, before ? before : a->x, before ? m->delta : NULL,
                          before ? a->x : NULL, a->n1, a->mean1, a->rstd1));
   NP_TRY(np_linear_forward(m, rows, p->qkv, -1, a->n1, a->qkv));
@@ -35,15 +36,23 @@ static np_status block_forward(np_model *m, const np_block_params *p, np_block_a
                                    m->bidirectional ? NULL : m->prefix, a->qkv, a->attention, a->lse));
   if (trim) {
     rows = m->rows.padded;
-    NP_TRY(m->ops->gather_rows(m->ops, rows, c->width, m->index, a->x, m->kept_x));
+    NP_TRY(m->ops->gather_rows(m->ops, rows, c->width, m->index, a->x, a->mid)); /* the branch is added in place */
     NP_TRY(m->ops->gather_rows(m->ops, rows, c->width, m->index, a->attention, m->kept_attention));
+    x = a->mid, attention = m->kept_attention;
   }
-  NP_TRY(np_linear_forward(m, rows, p->proj, -1, trim ? m->kept_attention : a->attention, m->delta));
-  NP_TRY(np_norm_forward(m, rows, p->norm2_gain, p->norm2_bias, trim ? m->kept_x : a->x, m->delta, a->mid, a->n2,
-                         a->mean2, a->rstd2));
+  NP_TRY(np_linear_forward(m, rows, p->proj, -1, attention, m->delta));
+  NP_TRY(np_norm_forward(m, rows, p->norm2_gain, p->norm2_bias, x, m->delta, a->mid, a->n2, a->mean2, a->rstd2));
   NP_TRY(np_linear_forward(m, rows, p->fc1, -1, a->n2, a->fc1));
   NP_TRY(m->ops->gelu_forward(m->ops, rows * hidden, a->fc1, a->gelu));
-  NP_TRY(np_linear_forward(m, rows, p->fc2, -1, a->gelu, m->delta));
+out:
+  return st;
+}
+
+/* Leaves the block's second branch in `delta`. */
+static np_status block_forward(np_model *m, const np_block_params *p, np_block_acts *a, const void *before, bool trim) {
+  np_status st = NP_OK;
+  NP_TRY(block_inside(m, p, a, before, trim));
+  NP_TRY(np_linear_forward(m, trim ? m->rows.padded : np_model_rows(m), p->fc2, -1, a->gelu, m->delta));
 out:
   return st;
 }
@@ -65,18 +74,31 @@ out:
   return st;
 }
 
+/* Gradient by the block's middle: through MLP and norm_2. grad_x: of the block's output on entry, of mid on return. */
+static np_status mlp_backward(np_model *m, const np_block_params *p, const np_block_acts *a, int64_t rows,
+                              bool accumulate) {
+  np_status st = NP_OK;
+  bool again = m->options.recompute == NP_RECOMPUTE_GELU_NORM;
+  int64_t hidden = (int64_t)m->config.width * m->config.mlp_ratio;
+  if (again) NP_TRY(m->ops->gelu_forward(m->ops, rows * hidden, a->fc1, a->gelu));
+  NP_TRY(np_linear_backward(m, rows, p->fc2, -1, m->grad_x, a->gelu, m->grad_wide, accumulate));
+  NP_TRY(m->ops->gelu_backward(m->ops, rows * hidden, a->fc1, m->grad_wide, m->grad_wide));
+  if (again) NP_TRY(np_norm_forward(m, rows, p->norm2_gain, p->norm2_bias, a->mid, NULL, NULL, a->n2, NULL, NULL));
+  NP_TRY(np_linear_backward(m, rows, p->fc1, -1, m->grad_wide, a->n2, m->grad_y, accumulate));
+  NP_TRY(np_norm_backward(m, rows, p->norm2_gain, p->norm2_bias, m->grad_y, a->mid, a->mean2, a->rstd2, m->grad_x,
+                          m->grad_x, accumulate));
+out:
+  return st;
+}
+
 /* grad_x: gradient of the block's output on entry, of its input on return. */
 static np_status block_backward(np_model *m, const np_block_params *p, const np_block_acts *a, bool trim,
                                 bool accumulate) {
   np_status st = NP_OK;
   const np_recipe_model *c = &m->config;
-  int64_t all = np_model_rows(m), rows = trim ? m->rows.padded : all, hidden = (int64_t)c->width * c->mlp_ratio;
-  void *branch = m->grad_y, *residual = m->grad_x;
-  NP_TRY(np_linear_backward(m, rows, p->fc2, -1, m->grad_x, a->gelu, m->grad_wide, accumulate));
-  NP_TRY(m->ops->gelu_backward(m->ops, rows * hidden, a->fc1, m->grad_wide, m->grad_wide));
-  NP_TRY(np_linear_backward(m, rows, p->fc1, -1, m->grad_wide, a->n2, branch, accumulate));
-  NP_TRY(np_norm_backward(m, rows, p->norm2_gain, p->norm2_bias, branch, a->mid, a->mean2, a->rstd2, residual, residual,
-                          accumulate));
+  int64_t all = np_model_rows(m), rows = trim ? m->rows.padded : all;
+  void *branch = m->grad_y, *residual = m->grad_x, *n1 = a->n1;
+  NP_TRY(mlp_backward(m, p, a, rows, accumulate));
   NP_TRY(
       np_linear_backward(m, rows, p->proj, -1, residual, trim ? m->kept_attention : a->attention, branch, accumulate));
   if (trim) { /* back to all rows: the branch into delta, which makes room for the residual */
@@ -87,7 +109,11 @@ static np_status block_backward(np_model *m, const np_block_params *p, const np_
   NP_TRY(m->ops->attention_backward(m->ops, m->count, np_model_tokens(m), c->heads, c->width / c->heads,
                                     m->bidirectional ? NULL : m->prefix, a->qkv, a->attention, a->lse, branch,
                                     m->grad_wide));
-  NP_TRY(np_linear_backward(m, all, p->qkv, -1, m->grad_wide, a->n1, branch, accumulate));
+  if (m->options.recompute == NP_RECOMPUTE_GELU_NORM) { /* where the branch was, which is used up */
+    n1 = branch;
+    NP_TRY(np_norm_forward(m, all, p->norm1_gain, p->norm1_bias, a->x, NULL, NULL, n1, NULL, NULL));
+  }
+  NP_TRY(np_linear_backward(m, all, p->qkv, -1, m->grad_wide, n1, branch, accumulate));
   NP_TRY(np_norm_backward(m, all, p->norm1_gain, p->norm1_bias, branch, a->x, a->mean1, a->rstd1, residual, m->grad_x,
                           accumulate));
 out:
@@ -100,8 +126,11 @@ np_status np_trunk_backward(np_model *m, bool accumulate) {
   int last = m->config.blocks - 1;
   NP_TRY(np_norm_backward(m, rows, m->post_gain, m->post_bias, m->grad_y, m->trunk_out, m->post_mean, m->post_rstd,
                           NULL, m->grad_x, accumulate));
-  for (int i = last; i >= 0; i--)
+  for (int i = last; i >= 0; i--) { /* what the last block made still stands */
+    if (m->options.recompute == NP_RECOMPUTE_BLOCK && i < last)
+      NP_TRY(block_inside(m, &m->blocks[i], &m->acts[i], NULL, false));
     NP_TRY(block_backward(m, &m->blocks[i], &m->acts[i], m->trim && i == last, accumulate));
+  }
   NP_TRY(np_norm_backward(m, all, m->embed_norm_gain, m->embed_norm_bias, m->grad_x, m->embedded, m->embed_mean,
                           m->embed_rstd, NULL, m->grad_y, accumulate));
   NP_TRY(np_linear_backward(m, all, m->embed_weight, m->embed_bias, m->grad_y, m->patches, NULL, accumulate));

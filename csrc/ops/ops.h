@@ -124,7 +124,8 @@ struct np_ops {
   np_status (*column_sum)(np_ops *ops, int64_t rows, int width, const void *x, float *out, bool accumulate);
 
   /* Residual add and LayerNorm: s = x + delta (delta NULL: s = x; sum NULL: s is not stored), y = (s - mean)·rstd·gain + bias.
-   * x, delta, sum, y [rows, width] act (sum may alias x or delta); mean, rstd [rows] (NULL: not kept). */
+   * x, delta, sum, y [rows, width] act (sum may alias x or delta); mean, rstd [rows] (NULL: not kept). Statistics and y are
+   * those of s as it is stored: with it as x and no delta the same bits come again, which is what recomputation rests on. */
   np_status (*norm_forward)(np_ops *ops, int64_t rows, int width, float eps, const void *x, const void *delta, const float *gain,
                             const float *bias, void *sum, void *y, float *mean, float *rstd);
   /* dx = residual (NULL: 0) + dL/dx from dy; dgain, dbias [width]. dx may alias residual or dy. */

@@ -39,6 +39,8 @@ static const cyaml_strval_t precisions[] = {
 static const cyaml_strval_t head_blocks[] = {{"mlp", NP_HEAD_MLP}, {"l3m", NP_HEAD_L3M}};
 static const cyaml_strval_t pixel_targets[] = {{"standardised", NP_TARGET_STANDARDISED}, {"raw", NP_TARGET_RAW}};
 static const cyaml_strval_t interpolations[] = {{"bilinear", NP_RECIPE_BILINEAR}, {"bicubic", NP_RECIPE_BICUBIC}};
+static const cyaml_strval_t recomputes[] = {
+    {"none", NP_RECOMPUTE_NONE}, {"gelu_norm", NP_RECOMPUTE_GELU_NORM}, {"block", NP_RECOMPUTE_BLOCK}};
 static const cyaml_strval_t resumes[] = {
     {"auto", NP_RESUME_AUTO}, {"never", NP_RESUME_NEVER}, {"must", NP_RESUME_MUST}};
 static const cyaml_strval_t yes_no[] = {{"false", NP_NO}, {"true", NP_YES}};
@@ -95,6 +97,8 @@ const np_key np_keys[] = {
     ONE(train.batch, FROM(1, 16777216), "4096", "images a step, over all ranks"),
     ONE(train.micro_batch, FROM(0, 16777216), "0",
         "images in one pass on one rank, a divisor of batch; 0: as many as the rank has"),
+    CHOICE(train.recompute, recomputes, "none",
+           "what the backward pass makes again, not keeps: less memory, same bits (`nextpatch plan`)"),
     ONE(train.log_every, FROM(1, 1e9), "10", "steps between metric lines"),
     ONE(train.max_bad_steps, FROM(1, 1e9), "10", "non-finite steps in a row that stop the run"),
 

@@ -71,6 +71,13 @@ static void forward(harness *h, case_data *c, bool with_delta) {
   assert_memory_equal(c->y, twice, (size_t)c->all * h_size(h));
   H_OK(h->ops->norm_forward(h->ops, c->rows, c->width, (float)EPS, x, d, c->gain, c->bias, x, twice, NULL, NULL));
   assert_memory_equal(c->s, x, (size_t)c->all * h_size(h)); /* sum in place of x */
+  float *mean = h_take_f32(h, c->rows), *rstd = h_take_f32(h, c->rows);
+  void *again = h_take_act(h, c->all); /* from the stored sum: the same bits */
+  H_OK(h->ops->norm_forward(h->ops, c->rows, c->width, (float)EPS, c->s, NULL, c->gain, c->bias, NULL, again, mean,
+                            rstd));
+  assert_memory_equal(c->y, again, (size_t)c->all * h_size(h));
+  assert_memory_equal(c->mean, mean, (size_t)c->rows * sizeof *mean);
+  assert_memory_equal(c->rstd, rstd, (size_t)c->rows * sizeof *rstd);
 }
 
 static void backward(harness *h, const case_data *c, bool with_residual) {

@@ -10,19 +10,17 @@
 NP_INLINE float add_delta(bool bf16, int width, const void *x, const void *delta, void *sum, float *work) {
   float total = 0.0f;
   if (!delta) {
-#pragma omp simd reduction(+ : total)
-    for (int j = 0; j < width; j++) {
-      work[j] = np_act_load(bf16, x, j);
-      total += work[j];
-    }
+#pragma omp simd
+    for (int j = 0; j < width; j++) work[j] = np_act_load(bf16, x, j);
   } else {
-#pragma omp simd reduction(+ : total)
+#pragma omp simd
     for (int j = 0; j < width; j++) {
       float s = np_act_load(bf16, x, j) + np_act_load(bf16, delta, j);
       work[j] = bf16 ? np_bf16_to_f32(np_act_round(s)) : s;
-      total += work[j];
     }
   }
+#pragma omp simd reduction(+ : total)
+  for (int j = 0; j < width; j++) total += work[j]; /* one loop for both: one order of addition */
   if (sum) {
 #pragma omp simd
     for (int j = 0; j < width; j++) np_act_store(bf16, sum, j, work[j]);
