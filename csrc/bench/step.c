@@ -27,7 +27,7 @@ enum { MARKS_PER_STEP = 2 };
 static np_status open_model(bench *b, np_step_timing *out) {
   np_status st = NP_OK;
   const np_recipe *r = b->recipe;
-  np_model_options options = {.batch = b->micro, .head = true, .train = true};
+  np_model_options options = {.batch = b->micro, .head = true, .train = true, .recompute = r->train.recompute};
   np_memory_plan plan;
   size_t available;
   float *weights = NULL;
