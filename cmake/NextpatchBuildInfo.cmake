@@ -1,26 +1,32 @@
 # np_build_config.h in the build folder: what this build is made of, for `nextpatch doctor` and for the record of each run.
-# CUDA, NCCL and MPI are looked for and optional. Today CUDA gives doctor the list of GPUs (runtime library only); the operators of
-# kernels/ and the collectives of csrc/dist/ join when they exist; until then doctor says that they are not built in.
+# CUDA, cuDNN, NCCL and MPI are looked for and optional. The collectives of csrc/dist/ join when they exist; until then doctor says
+# that they are not built in.
 set(NP_CUDA AUTO CACHE STRING "CUDA: AUTO takes it where it is installed, ON demands it, OFF leaves it out")
 set_property(CACHE NP_CUDA PROPERTY STRINGS AUTO ON OFF)
 if(NOT NP_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "NP_CUDA=${NP_CUDA}: expected AUTO, ON or OFF")
 endif()
 
-set(NP_HAVE_CUDA_RUNTIME 0)
+# The operators need the runtime, cuBLASLt and nvcc. 8.x and 9.0 run the first two; 10.0 the third, whose PTX later ones translate.
+set(CMAKE_CUDA_ARCHITECTURES 80-real 90a-real 100)
+set(NP_CUDA_TARGETS "sm_80, sm_90a, sm_100 and later")
 set(NP_HAVE_CUDA_OPERATORS 0)
-file(GLOB NP_CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/kernels/*.cu)
 set(NP_CUDA_VERSION "")
+set(NP_CUDNN_VERSION "")
 if(NOT NP_CUDA STREQUAL "OFF")
   find_package(CUDAToolkit QUIET)
-  if(CUDAToolkit_FOUND AND TARGET CUDA::cudart_static)
-    set(NP_HAVE_CUDA_RUNTIME 1)
+  if(CUDAToolkit_FOUND AND CUDAToolkit_NVCC_EXECUTABLE AND TARGET CUDA::cudart_static AND TARGET CUDA::cublasLt)
+    set(NP_HAVE_CUDA_OPERATORS 1)
     set(NP_CUDA_VERSION ${CUDAToolkit_VERSION})
-    if(NP_CUDA_SOURCES)
-      set(NP_HAVE_CUDA_OPERATORS 1)
+    find_path(CUDNN_INCLUDE_DIR cudnn_graph.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+    if(CUDNN_INCLUDE_DIR AND EXISTS ${CUDNN_INCLUDE_DIR}/cudnn_version.h)
+      file(STRINGS ${CUDNN_INCLUDE_DIR}/cudnn_version.h np_cudnn_numbers REGEX "define CUDNN_(MAJOR|MINOR|PATCHLEVEL) ")
+      string(REGEX REPLACE "[^0-9;]" "" np_cudnn_numbers "${np_cudnn_numbers}")
+      string(REPLACE ";" "." NP_CUDNN_VERSION "${np_cudnn_numbers}")
     endif()
   elseif(NP_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "NP_CUDA=ON, and the CUDA toolkit was not found: set CUDAToolkit_ROOT, or leave NP_CUDA=AUTO")
+    message(FATAL_ERROR "NP_CUDA=ON, and the CUDA toolkit (nvcc, runtime, cuBLASLt) was not found: set CUDAToolkit_ROOT, or leave "
+      "NP_CUDA=AUTO")
   endif()
 endif()
 

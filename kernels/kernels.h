@@ -9,11 +9,12 @@
 #define NP_KERNELS_KERNELS_H
 
 #include "kernels/gpu.h"
-#include "ops/ops.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#include "ops/ops.h" /* and np_error behind it: C symbols too */
 
 /* ---- elements.cu ---- */
 np_status np_kernel_to_act(const np_gpu *gpu, np_dtype act, int64_t count, const float *in, void *out);

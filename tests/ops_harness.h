@@ -10,6 +10,9 @@
 #define NP_TESTS_OPS_HARNESS_H
 
 #include "ops/ops.h"
+#ifdef NP_TEST_SIMT
+#include "ops/cuda.h"
+#endif
 
 #include <math.h>
 #include <setjmp.h>
@@ -20,7 +23,7 @@
 
 #include <cmocka.h>
 
-enum { H_ZONE = 256, H_BUFFERS = 128, H_GUARD = 0xA5 };
+enum { H_ZONE = 256, H_BUFFERS = 128, H_GUARD = 0xA5, H_SEED = 20240108 };
 
 typedef struct harness {
   np_ops *ops;
@@ -172,28 +175,48 @@ __attribute__((format(printf, 2, 3))) static inline void h_case(harness *h, cons
 
 /* ---- every form of the backend ---- */
 
+static inline void h_run(harness *h, np_status opened, void (*test)(harness *h)) {
+  h_case(h, "%s", "-");
+  if (opened != NP_OK) {
+    print_message("skipped %s: %s\n", h->name, np_error_message());
+    return;
+  }
+  test(h);
+  h_finish(h);
+  h->ops->destroy(h->ops);
+}
+
+#ifdef NP_TEST_SIMT /* the CUDA backend on the emulated GPU (tests/simt), which reads and writes host memory */
+static inline void h_each(void (*test)(harness *h)) {
+  static const struct {
+    const char *name;
+    np_cuda_options options;
+  } forms[] = {{"simt f32", {.act = NP_F32, .device = -1}},
+               {"simt bf16", {.act = NP_BF16, .device = -1, .attention = NP_ATTENTION_PORTABLE}}};
+  for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+    harness h = {.act = forms[i].options.act, .random = H_SEED};
+    snprintf(h.form, sizeof h.form, "%s", forms[i].name);
+    np_status st = np_ops_cuda(&forms[i].options, &h.ops);
+    if (st != NP_OK) fail_msg("%s: %s", h.form, np_error_message());
+    h_run(&h, st, test);
+  }
+}
+#else
 static inline void h_each(void (*test)(harness *h)) {
   static const char *const isas[] = {"generic", "avx2", "avx512"};
   static const np_dtype acts[] = {NP_F32, NP_BF16};
-  const uint64_t seed = 20240108;
-  print_message("seed %llu\n", (unsigned long long)seed);
+  print_message("seed %d\n", H_SEED);
   for (int i = 0; i < 3; i++)
     for (int a = 0; a < 2; a++) {
       setenv("NEXTPATCH_ISA", isas[i], 1);
-      harness h = {.act = acts[a], .random = seed};
+      harness h = {.act = acts[a], .random = H_SEED};
       int threads = 1 + (i + a) % 3;
       snprintf(h.form, sizeof h.form, "%s %s %d threads", isas[i], a ? "bf16" : "f32", threads);
-      h_case(&h, "%s", "-");
-      if (np_ops_cpu(acts[a], threads, &h.ops) != NP_OK) {
-        print_message("skipped %s: %s\n", h.name, np_error_message());
-        continue;
-      }
-      test(&h);
-      h_finish(&h);
-      h.ops->destroy(h.ops);
+      h_run(&h, np_ops_cpu(acts[a], threads, &h.ops), test);
     }
   unsetenv("NEXTPATCH_ISA");
 }
+#endif
 
 /* A CMocka test that runs `body` on every form. */
 #define H_TEST(name, body)                                                                                             \

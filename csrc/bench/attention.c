@@ -1,9 +1,12 @@
 #include "bench/attention.h"
 
 #include "bench/fill.h"
+#include "ops/cuda.h"
 #include "util/philox.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { CASES = NP_BENCH_VERSIONS * NP_MASKS * 2 };
 
@@ -21,10 +24,11 @@ typedef struct shape {
 /* A case at hand, for the timer. */
 typedef struct run {
   const shape *shape;
-  np_ops *ops;
+  const np_attention_version *version;
   np_bench_mask mask;
   bool backward;
   double *seconds; /* [rounds · runs] */
+  np_attention_row row;
 } run;
 
 const char *np_bench_mask_name(np_bench_mask mask) {
@@ -35,17 +39,20 @@ const char *np_bench_mask_name(np_bench_mask mask) {
 /* A set: qkv, out, dout, dqkv, lse. */
 static size_t set_bytes(const shape *s) { return 2 * s->qkv + 2 * s->out + s->lse; }
 
-/* Every version computes the same, so one forward pass prepares out and lse of all backward passes. */
 static np_status attention(const run *r, int turn, bool backward) {
   const shape *s = r->shape;
+  np_ops *ops = r->version->ops;
   unsigned char *qkv = s->buffers + (size_t)(turn % s->sets) * set_bytes(s);
   unsigned char *out = qkv + s->qkv, *dout = out + s->out, *dqkv = dout + s->out;
   float *lse = (float *)(void *)(dqkv + s->qkv);
   const int32_t *prefix = s->prefix[r->mask];
-  if (backward)
-    return r->ops->attention_backward(r->ops, s->batch, s->tokens, s->heads, s->head_width, prefix, qkv, out, lse, dout,
-                                      dqkv);
-  return r->ops->attention_forward(r->ops, s->batch, s->tokens, s->heads, s->head_width, prefix, qkv, out, lse);
+  int B = s->batch, N = s->tokens, h = s->heads, d = s->head_width;
+  bool causal = r->mask == NP_MASK_CAUSAL;
+  if (r->version->cudnn)
+    return backward ? np_cuda_cudnn_backward(ops, causal, B, N, h, d, qkv, out, lse, dout, dqkv)
+                    : np_cuda_cudnn_forward(ops, causal, B, N, h, d, qkv, out, lse);
+  return backward ? ops->attention_backward(ops, B, N, h, d, prefix, qkv, out, lse, dout, dqkv)
+                  : ops->attention_forward(ops, B, N, h, d, prefix, qkv, out, lse);
 }
 
 static np_status body(void *context, int turn) {
@@ -116,63 +123,107 @@ static np_status measure(run *runs, int cases) {
   const np_attention_bench *bench = runs[0].shape->bench;
   for (int round = 0; round < bench->rounds; round++)
     for (int i = 0; i < cases; i++) {
-      NP_TRY(prepare(&runs[i]));
-      NP_TRY(np_bench_time(runs[i].ops, body, &runs[i], bench->warmup, bench->runs,
-                           runs[i].seconds + (size_t)round * (size_t)bench->runs));
+      run *r = &runs[i];
+      if (r->row.refused) continue;
+      st = prepare(r);
+      if (st == NP_OK)
+        st = np_bench_time(r->version->ops, body, r, bench->warmup, bench->runs,
+                           r->seconds + (size_t)round * (size_t)bench->runs);
+      if (st != NP_OK && !r->version->cudnn) return st;
+      r->row.refused = st != NP_OK; /* cuDNN may lack this shape, or be absent: then there is no such baseline */
+      if (r->row.refused) snprintf(r->row.why, sizeof r->row.why, "%s", np_error_message());
     }
-out:
-  return st;
+  return NP_OK;
 }
 
-static void fill_row(const run *r, np_attention_row *row) {
+/* The version's name and reason, "hopper (wgmma and TMA: …)" split. */
+static void name_version(const np_attention_version *version, const shape *s, np_attention_row *row) {
+  char text[NP_CUDA_TEXT] = "";
+  if (!strcmp(version->ops->name, "cpu")) snprintf(text, sizeof text, "cpu (backend: cpu has one version)");
+  else if (version->cudnn) snprintf(text, sizeof text, "cudnn (the baseline)");
+  else np_cuda_attention_reason(version->ops, s->tokens, s->head_width, text);
+  size_t length = strcspn(text, " ");
+  snprintf(row->version, sizeof row->version, "%.*s", (int)length, text);
+  char *why = strchr(text, '('), *end = strrchr(text, ')');
+  if (why && end) *end = 0;
+  snprintf(row->why, sizeof row->why, "%s", why ? why + 1 : text);
+}
+
+static bool chosen_before(const run *runs, int cases, const run *r) {
+  for (int i = 0; i < cases; i++)
+    if (runs[i].mask == r->mask && runs[i].backward == r->backward && !strcmp(runs[i].row.version, r->row.version))
+      return true;
+  return false;
+}
+
+static void fill_row(run *r) {
   const shape *s = r->shape;
-  double value = (double)np_dtype_size(r->ops->act), width = (double)s->heads * s->head_width;
+  np_attention_row *row = &r->row;
+  double value = (double)np_dtype_size(r->version->ops->act), width = (double)s->heads * s->head_width;
   double tokens = (double)s->batch * s->tokens;
-  *row = (np_attention_row){.mask = np_bench_mask_name(r->mask), .pass = r->backward ? "backward" : "forward"};
+  row->mask = np_bench_mask_name(r->mask), row->pass = r->backward ? "backward" : "forward";
   row->batch = s->batch, row->tokens = s->tokens, row->heads = s->heads, row->head_width = s->head_width;
-  row->act = r->ops->act;
+  row->act = r->version->ops->act;
   row->pairs = s->pairs[r->mask] * s->heads;
   row->flops = (r->backward ? 10 : 4) * row->pairs * s->head_width;
   /* forward: qkv → out, lse; backward: qkv, out, dout, lse → dqkv */
   row->bytes = tokens * ((r->backward ? 8 : 4) * width * value + s->heads * (double)sizeof(float));
-  row->time = np_timing_of(r->seconds, s->bench->rounds * s->bench->runs);
+  if (!row->refused) row->time = np_timing_of(r->seconds, s->bench->rounds * s->bench->runs);
+}
+
+/* cuDNN with full mask, and where it did not run the first version with it. */
+static const np_attention_row *baseline(const run *runs, int cases, bool backward) {
+  const np_attention_row *found = NULL;
+  for (int i = 0; i < cases; i++)
+    if (runs[i].backward == backward && runs[i].mask == NP_MASK_FULL && !runs[i].row.refused &&
+        (!found || runs[i].version->cudnn))
+      found = &runs[i].row;
+  return found;
+}
+
+static int list_cases(const shape *s, double *seconds, run *runs) {
+  const np_attention_bench *bench = s->bench;
+  size_t times = (size_t)bench->rounds * (size_t)bench->runs;
+  int cases = 0;
+  for (int backward = 0; backward < 2; backward++)
+    for (np_bench_mask mask = 0; mask < NP_MASKS; mask++)
+      for (int v = 0; v < bench->versions; v++) {
+        run *r = &runs[cases];
+        *r = (run){.shape = s, .version = &bench->version[v], .mask = mask, .backward = backward};
+        r->seconds = seconds + (size_t)cases * times;
+        name_version(r->version, s, &r->row);
+        if ((r->version->cudnn && mask == NP_MASK_PREFIX) || chosen_before(runs, cases, r)) continue;
+        cases++;
+      }
+  return cases;
 }
 
 static np_status one_shape(const np_attention_bench *bench, int tokens, int head_width,
                            void (*report)(const np_attention_row *row, void *context), void *context) {
   np_status st = NP_OK;
-  int batch = bench->images ? bench->images : (bench->rows + tokens - 1) / tokens, cases = 0;
-  size_t times = (size_t)bench->rounds * (size_t)bench->runs;
+  int batch = bench->images ? bench->images : (bench->rows + tokens - 1) / tokens;
   shape s = {.bench = bench, .memory = bench->version[0].ops, .batch = batch, .tokens = tokens};
   s.heads = bench->width / head_width > 0 ? bench->width / head_width : 1, s.head_width = head_width;
-  run runs[CASES];
-  const np_attention_version *version[CASES];
-  np_attention_row rows[CASES];
-  double *seconds = calloc(CASES * times, sizeof *seconds);
-  if (!seconds) return np_error(NP_ERR_MEMORY, "out of memory for the bench");
-  NP_TRY(open_shape(&s));
-  for (int backward = 0; backward < 2; backward++)
-    for (np_bench_mask mask = 0; mask < NP_MASKS; mask++)
-      for (int v = 0; v < bench->versions; v++) {
-        if (!bench->version[v].takes[mask]) continue;
-        version[cases] = &bench->version[v];
-        runs[cases] = (run){&s, bench->version[v].ops, mask, backward, seconds + (size_t)cases * times};
-        cases++;
-      }
-  NP_TRY(measure(runs, cases));
-  double full[2] = {0, 0};
-  for (int i = 0; i < cases; i++) {
-    fill_row(&runs[i], &rows[i]);
-    rows[i].version = version[i]->name;
-    if (version[i]->baseline && runs[i].mask == NP_MASK_FULL) full[runs[i].backward] = rows[i].time.median;
+  run *runs = calloc(CASES + 1, sizeof *runs);
+  double *seconds = calloc((CASES + 1) * (size_t)bench->rounds * (size_t)bench->runs, sizeof *seconds);
+  if (!seconds || !runs) {
+    st = np_error(NP_ERR_MEMORY, "out of memory for the bench");
+    goto out;
   }
+  NP_TRY(open_shape(&s));
+  int cases = list_cases(&s, seconds, runs);
+  NP_TRY(measure(runs, cases));
+  for (int i = 0; i < cases; i++) fill_row(&runs[i]);
   for (int i = 0; i < cases; i++) {
-    rows[i].ratio = full[runs[i].backward] / rows[i].time.median;
-    report(&rows[i], context);
+    const np_attention_row *full = baseline(runs, cases, runs[i].backward);
+    runs[i].row.baseline = full ? full->version : "none";
+    if (full && !runs[i].row.refused) runs[i].row.ratio = full->time.median / runs[i].row.time.median;
+    report(&runs[i].row, context);
   }
 out:
   close_shape(&s);
   free(seconds);
+  free(runs);
   return st == NP_OK ? st : np_error_context(st, "attention of %d tokens, head width %d", tokens, head_width);
 }
 

@@ -9,16 +9,13 @@
 typedef enum np_bench_mask { NP_MASK_PREFIX, NP_MASK_CAUSAL, NP_MASK_FULL, NP_MASKS } np_bench_mask;
 enum { NP_BENCH_GRID = 16, NP_BENCH_VERSIONS = 4 };
 
-/* One way to run the operator: an open table, and what to call it. */
 typedef struct np_attention_version {
-  const char *name;     /* "cpu", "hopper", "portable", "cudnn" */
-  np_ops *ops;          /* the caller's */
-  bool takes[NP_MASKS]; /* the masks it can do */
-  bool baseline;        /* its full mask is what all are compared with */
+  np_ops *ops; /* the caller's; memory of the first version's is used with all */
+  bool cudnn;  /* cuDNN's on `ops`, instead of the table's own: causal and full masks, and it may refuse a shape */
 } np_attention_version;
 
 typedef struct np_attention_bench {
-  np_attention_version version[NP_BENCH_VERSIONS];
+  np_attention_version version[NP_BENCH_VERSIONS]; /* the first is the one that training would run */
   int versions;
   int tokens[NP_BENCH_GRID], tokens_count;
   int head_width[NP_BENCH_GRID], head_width_count;
@@ -32,19 +29,24 @@ typedef struct np_attention_bench {
 
 /* One measured case. */
 typedef struct np_attention_row {
-  const char *version, *mask, *pass; /* pass: "forward", "backward" */
+  char version[16]; /* "cpu", "float32", "portable", "hopper", "cudnn" */
+  char why[192];    /* that version; or why it refused the case, and then there is no time */
+  bool refused;
+  const char *mask, *pass; /* pass: "forward", "backward" */
   int batch, tokens, heads, head_width;
   np_dtype act;
   double pairs; /* query-key pairs the mask allows, over all images and heads */
   double flops; /* 4·d a pair forward, 10·d backward */
   double bytes; /* inputs read once, outputs written once */
   np_timing time;
-  double ratio; /* seconds of the baseline's full mask, same pass and shape, over these; 0: there is none */
+  const char *baseline; /* whose full mask is compared with: "cudnn" where it runs, else the first version */
+  double ratio;         /* seconds of the baseline, same pass and shape, over these; 0: there is none */
 } np_attention_row;
 
 const char *np_bench_mask_name(np_bench_mask mask);
 
-/* Calls `row` for every case, in order, shape by shape. */
+/* Calls `row` for every case, in order, shape by shape. A version that chooses for a shape what an earlier one chose is
+ * left out there. */
 np_status np_bench_attention(const np_attention_bench *bench, void (*row)(const np_attention_row *row, void *context),
                              void *context);
 

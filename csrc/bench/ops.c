@@ -1,8 +1,10 @@
 #include "bench/ops.h"
 
 #include "bench/fill.h"
+#include "ops/cuda.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* What a run has at hand. Each operator's body takes its arrays one after another from its turn's part of one buffer,
  * and says of each whether it is read or written; so the same lines that call the operator count its bytes, in a first
@@ -62,7 +64,9 @@ static np_status copy(void *context, int turn) {
   np_ops *ops = p.run->ops;
   int64_t count = p.run->tokens * p.run->bench->model->width;
   float *x = take_f32(&p, count, READ), *y = take_f32(&p, count, WRITE);
-  return counting(&p, count, 0) ? NP_OK : ops->to_act(ops, count, x, y);
+  if (counting(&p, count, 0)) return NP_OK;
+  if (!strcmp(ops->name, "cpu")) return ops->to_act(ops, count, x, y);
+  return np_cuda_copy(ops, y, x, (size_t)count * sizeof *x); /* not one of ours: the driver's */
 }
 
 static np_status norm_forward(void *context, int turn) {

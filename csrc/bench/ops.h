@@ -8,7 +8,7 @@
 
 typedef struct np_ops_bench {
   np_ops *ops;  /* what is measured */
-  np_ops *copy; /* a float32 table on the same device: its to_act is the copy that all are compared with */
+  np_ops *copy; /* a float32 table of the same backend: on a CPU its to_act is the copy that all are compared with */
   const np_recipe_model *model;
   int images;         /* of a pass: rows = images · N */
   int64_t parameters; /* elements of a slice that the optimiser takes */

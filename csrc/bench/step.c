@@ -3,10 +3,12 @@
 #include "bench/peak.h"
 #include "model/model.h"
 #include "ops/choose.h"
+#include "ops/cuda.h"
 #include "optim/optimiser.h"
 #include "util/machine.h"
 #include "util/philox.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -181,19 +183,26 @@ static np_status memory_taken(bench *b, size_t before, double *out) {
   return st;
 }
 
+static void name_device(const np_ops_choice *choice, const np_recipe *recipe, np_step_timing *out) {
+  np_cuda_about about;
+  if (choice->backend == NP_BACKEND_CUDA && np_cuda_look(recipe->device, &about) == NP_OK)
+    snprintf(out->device, sizeof out->device, "%s", about.name);
+  else np_machine_cpu_name(out->device, sizeof out->device);
+}
+
 np_status np_bench_step(const np_step_bench *how, np_step_timing *out) {
   np_status st = NP_OK;
   const np_recipe *recipe = how->recipe;
   int batch = recipe->train.batch, micro = recipe->train.micro_batch ? recipe->train.micro_batch : batch;
   bench b = {.recipe = recipe, .micro = micro, .passes = batch / micro};
-  np_dtype act;
+  np_ops_choice choice;
   size_t before;
   *out = (np_step_timing){.threads = recipe->threads ? recipe->threads : np_machine_cores()};
-  NP_TRY(np_ops_choose(recipe, &act));
+  NP_TRY(np_ops_choose(recipe, &choice));
   NP_TRY(make_inputs(&b));
-  NP_TRY(np_ops_cpu(act, recipe->threads, &b.ops));
+  NP_TRY(np_ops_open(recipe, &choice, &b.ops));
   out->backend = b.ops->name, out->precision = np_precision_name(b.ops->act);
-  np_machine_cpu_name(out->device, sizeof out->device);
+  name_device(&choice, recipe, out);
   out->nominal_peak = b.ops->act == NP_BF16 ? np_nominal_peak(out->device) : 0;
   NP_TRY(np_measured_peak(b.ops, &out->measured_peak));
   NP_TRY(b.ops->available(b.ops, &before));

@@ -134,6 +134,7 @@ static np_status read_state(const char *folder, const cJSON *about, np_checkpoin
   }
   if (!precision || (strcmp(precision, "bf16") && strcmp(precision, "fp32")))
     return damaged(folder, NP_CHECKPOINT_ABOUT, "lacks the precision");
+  const char *hardware = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(about, "hardware"));
   if (!listing) return damaged(folder, NP_CHECKPOINT_ABOUT, "lacks the listing's hash");
   if (value[0] != NP_CHECKPOINT_FORMAT)
     return np_error(NP_ERR_FORMAT, "checkpoint '%s' has format %g; this program reads format %d", folder, value[0],
@@ -149,6 +150,7 @@ static np_status read_state(const char *folder, const cJSON *about, np_checkpoin
       .images = (int64_t)value[7],
       .listing = strtoull(listing, NULL, 16),
   };
+  snprintf(out->hardware, sizeof out->hardware, "%s", hardware ? hardware : "cpu"); /* before there was another */
   return NP_OK;
 }
 

@@ -132,6 +132,7 @@ static np_status write_about(const char *folder, const np_checkpoint_state *stat
   cJSON_AddNumberToObject(about, "bad_in_row", state->bad_in_row);
   cJSON_AddNumberToObject(about, "seconds", state->seconds);
   cJSON_AddStringToObject(about, "precision", np_precision_name(state->act));
+  cJSON_AddStringToObject(about, "hardware", state->hardware);
   cJSON_AddNumberToObject(about, "threads", state->threads);
   cJSON_AddNumberToObject(about, "micro_batch", state->micro_batch);
   cJSON_AddNumberToObject(about, "images", (double)state->images);

@@ -2,12 +2,12 @@
 #include "cli/bench.h"
 #include "cli/options.h"
 #include "ops/choose.h"
+#include "ops/cuda.h"
 #include "recipe/recipe.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 static const np_cli_word keys[] = {
     {"tokens", "numbers of tokens of an image, separated by commas (196,256,576,1024)"},
@@ -93,43 +93,81 @@ out:
 static void print_json(const np_attention_row *r, void *context) {
   (void)context;
   printf("{\"program\": \"nextpatch\", \"version\": \"%s\", \"mask\": \"%s\", \"pass\": \"%s\", \"precision\": \"%s\", "
-         "\"images\": %d, \"tokens\": %d, \"heads\": %d, \"head_width\": %d, \"pairs\": %.6g, "
-         "\"median_s\": %.6g, \"p99_s\": %.6g, \"min_s\": %.6g, \"runs\": %d, \"tflops_per_s\": %.6g, "
-         "\"gbytes_per_s\": %.6g, \"ratio\": %.4g}\n",
-         r->version, r->mask, r->pass, np_precision_name(r->act), r->batch, r->tokens, r->heads, r->head_width,
+         "\"images\": %d, \"tokens\": %d, \"heads\": %d, \"head_width\": %d, ",
+         r->version, r->mask, r->pass, np_precision_name(r->act), r->batch, r->tokens, r->heads, r->head_width);
+  if (r->refused) {
+    printf("\"failure\": \"%s\"}\n", r->why);
+    return;
+  }
+  printf("\"pairs\": %.9g, \"median_s\": %.6g, \"p99_s\": %.6g, \"min_s\": %.6g, \"runs\": %d, \"tflops_per_s\": %.6g, "
+         "\"gbytes_per_s\": %.6g, \"ratio\": %.4g, \"baseline\": \"%s\", \"why\": \"%s\"}\n",
          r->pairs, r->time.median, r->time.p99, r->time.least, r->time.runs, r->flops / r->time.median / 1e12,
-         r->bytes / r->time.median / 1e9, r->ratio);
+         r->bytes / r->time.median / 1e9, r->ratio, r->baseline, r->why);
 }
 
+/* The shape that the table is at. */
+typedef struct table {
+  int tokens, head_width;
+} table;
+
 static void print_line(const np_attention_row *r, void *context) {
-  (void)context;
-  printf("%5d %4d %5d %4d  %-8s %-7s %-9s %10.4g %10.4g %8.4g %8.4g %7.2f\n", r->tokens, r->head_width, r->batch,
-         r->heads, r->pass, r->mask, r->version, r->time.median * 1e3, r->time.p99 * 1e3,
-         r->flops / r->time.median / 1e12, r->bytes / r->time.median / 1e9, r->ratio);
+  table *at = context;
+  if (at->tokens != r->tokens || at->head_width != r->head_width) {
+    *at = (table){r->tokens, r->head_width};
+    printf("\nN = %d, d = %d: %d images, %d heads; %s (%s); ratio to the full mask of %s\n", r->tokens, r->head_width,
+           r->batch, r->heads, r->version, r->why, r->baseline);
+    printf("%-8s %-6s %-8s %10s %10s %8s %8s %6s\n", "pass", "mask", "version", "median ms", "p99 ms", "TFLOP/s",
+           "GB/s", "ratio");
+  }
+  if (r->refused) printf("%-8s %-6s %-8s refused: %s\n", r->pass, r->mask, r->version, r->why);
+  else
+    printf("%-8s %-6s %-8s %10.4g %10.4g %8.4g %8.4g %6.2f\n", r->pass, r->mask, r->version, r->time.median * 1e3,
+           r->time.p99 * 1e3, r->flops / r->time.median / 1e12, r->bytes / r->time.median / 1e9, r->ratio);
   fflush(stdout);
+}
+
+/* The version that training would run, and on a GPU in bf16 the portable one and cuDNN's beside it. */
+static np_status open_versions(const np_recipe *recipe, const np_ops_choice *choice, np_attention_bench *b) {
+  np_status st = NP_OK;
+  np_cuda_options portable = {.act = NP_BF16, .device = recipe->device, .attention = NP_ATTENTION_PORTABLE};
+  NP_TRY(np_ops_open(recipe, choice, &b->version[0].ops));
+  b->versions = 1;
+  if (choice->backend != NP_BACKEND_CUDA || choice->act != NP_BF16) return NP_OK;
+  portable.share = b->version[0].ops;
+  NP_TRY(np_ops_cuda(&portable, &b->version[1].ops));
+  b->version[2] = (np_attention_version){.ops = b->version[0].ops, .cudnn = true};
+  b->versions = 3;
+out:
+  return st;
+}
+
+static void close_versions(np_attention_bench *b) {
+  for (int v = b->versions - 1; v >= 0; v--) /* cuDNN's stands on the first one's table */
+    if (!b->version[v].cudnn) b->version[v].ops->destroy(b->version[v].ops);
 }
 
 static np_status bench(const np_cli_options *options) {
   np_status st = NP_OK;
   np_recipe *recipe = NULL;
-  np_ops *ops = NULL;
-  np_attention_bench b;
-  np_dtype act;
+  np_attention_bench b = {0};
+  np_ops_choice choice;
+  table none = {0, 0};
   bool json = np_cli_flag(options, "json");
   NP_TRY(np_recipe_load(NULL, options->overrides, options->override_count, &recipe));
-  NP_TRY(np_ops_choose(recipe, &act));
-  NP_TRY(np_ops_cpu(act, recipe->threads, &ops));
-  NP_TRY(parse(options, !strcmp(ops->name, "cpu"), &b));
-  b.seed = recipe->seed;
-  b.version[b.versions++] = (np_attention_version){"cpu", ops, {true, true, true}, true};
-  if (!json) {
-    printf("attention on %s, %s; ratio to the full mask of %s\n", ops->name, np_precision_name(act), b.version[0].name);
-    printf("%5s %4s %5s %4s  %-8s %-7s %-9s %10s %10s %8s %8s %7s\n", "N", "d", "B", "h", "pass", "mask", "version",
-           "median ms", "p99 ms", "TFLOP/s", "GB/s", "ratio");
+  if (recipe->attention == NP_ATTENTION_CUDNN) {
+    st = np_error(NP_ERR_ARGUMENT,
+                  "bench attention: attention=cudnn: cuDNN is measured beside the others; allowed: auto, "
+                  "portable, hopper");
+    goto out;
   }
-  NP_TRY(np_bench_attention(&b, json ? print_json : print_line, NULL));
+  NP_TRY(np_ops_choose(recipe, &choice));
+  NP_TRY(parse(options, choice.backend == NP_BACKEND_CPU, &b));
+  b.seed = recipe->seed;
+  NP_TRY(open_versions(recipe, &choice, &b));
+  if (!json) printf("attention on %s, %s (%s)\n", choice.hardware, np_precision_name(choice.act), choice.why);
+  NP_TRY(np_bench_attention(&b, json ? print_json : print_line, &none));
 out:
-  if (ops) ops->destroy(ops);
+  close_versions(&b);
   np_recipe_free(recipe);
   return st;
 }

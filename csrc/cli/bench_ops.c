@@ -61,19 +61,19 @@ static np_status bench(const np_cli_options *options) {
   np_status st = NP_OK;
   np_recipe *recipe = NULL;
   np_ops_bench b = {0};
-  np_dtype act;
+  np_ops_choice choice;
   NP_TRY(np_recipe_load(NULL, options->overrides, options->override_count, &recipe));
-  NP_TRY(np_ops_choose(recipe, &act));
-  NP_TRY(np_ops_cpu(act, recipe->threads, &b.ops));
-  NP_TRY(np_ops_cpu(NP_F32, recipe->threads, &b.copy));
+  NP_TRY(np_ops_choose(recipe, &choice));
+  NP_TRY(np_ops_open(recipe, &choice, &b.ops));
+  NP_TRY(np_ops_open_f32(recipe, b.ops, &b.copy));
   NP_TRY(parse(options, !strcmp(b.ops->name, "cpu"), &b));
   b.model = &recipe->model, b.seed = recipe->seed;
   char precision[8];
-  snprintf(precision, sizeof precision, "%s", np_precision_name(act));
+  snprintf(precision, sizeof precision, "%s", np_precision_name(b.ops->act));
   if (np_cli_flag(options, "json")) {
     NP_TRY(np_bench_ops(&b, print_json, precision));
   } else {
-    printf("memory-bound operators on %s, %s, %d images\n", b.ops->name, precision, b.images);
+    printf("memory-bound operators on %s, %s, %d images\n", choice.hardware, precision, b.images);
     printf("%-14s %10s %6s %10s %10s %10s %8s %9s\n", "operator", "rows", "width", "MB", "median ms", "p99 ms", "GB/s",
            "of copy");
     NP_TRY(np_bench_ops(&b, print_line, NULL));

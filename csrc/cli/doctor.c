@@ -1,7 +1,7 @@
 #include "cli/cli.h"
 #include "cli/options.h"
 #include "np_build_config.h"
-#include "ops/ops.h"
+#include "ops/cuda.h"
 #include "util/build.h"
 #include "util/machine.h"
 
@@ -28,9 +28,6 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#if NP_BUILD_CUDA_RUNTIME
-#include <cuda_runtime_api.h>
-#endif
 
 #define TEXT(x)    TEXT_OF(x)
 #define TEXT_OF(x) #x
@@ -39,7 +36,7 @@ static const np_cli_word flags[] = {{"json", "print the same as JSON"}, {NULL, N
 static const np_cli_usage usage = {
     .name = "doctor",
     .arguments = "[--json]",
-    .text = "Say what was built in, what this machine has and what of it the CPU backend uses.\n"
+    .text = "Say what was built in, what this machine has and what of it the backends use.\n"
             "The first thing to attach to a report that something does not work.\n",
     .examples = "  nextpatch doctor\n"
                 "  nextpatch doctor --json > machine.json\n",
@@ -68,8 +65,10 @@ static void report_build(cJSON *to) {
   say(to, "build type", "%s%s%s", *NP_BUILD_TYPE ? NP_BUILD_TYPE : "none", *NP_BUILD_SANITIZERS ? ", sanitizers: " : "",
       NP_BUILD_SANITIZERS);
   say(to, "CPU operators", "built in");
-  say(to, "CUDA operators", "%s", NP_BUILD_CUDA_OPERATORS ? "built in" : "not built in");
-  say(to, "CUDA runtime", "%s%s", NP_BUILD_CUDA_RUNTIME ? "built in, " : "not built in", NP_BUILD_CUDA_VERSION);
+  if (NP_BUILD_CUDA_OPERATORS)
+    say(to, "CUDA operators", "built in, CUDA %s, for %s", NP_BUILD_CUDA_VERSION, NP_BUILD_CUDA_TARGETS);
+  else say(to, "CUDA operators", "not built in");
+  say(to, "cuDNN attention", "%s%s", *NP_BUILD_CUDNN_VERSION ? "built in, " : "not built in", NP_BUILD_CUDNN_VERSION);
   say(to, "NCCL", "%s", NP_BUILD_NCCL_FOUND ? "not built in (found by CMake, nothing uses it yet)" : "not built in");
   if (*NP_BUILD_MPI_VERSION)
     say(to, "MPI", "not built in (version %s found by CMake, nothing uses it yet)", NP_BUILD_MPI_VERSION);
@@ -120,29 +119,46 @@ static void report_processor(cJSON *to) {
 #endif
 }
 
-#if NP_BUILD_CUDA_RUNTIME
+#if NP_BUILD_CUDA_OPERATORS
+/* 13000 is CUDA 13.0; 130101 is cuBLASLt 13.1.1; 91900 is cuDNN 9.19.0. */
+static void say_versions(cJSON *to) {
+  np_cuda_versions v;
+  np_cuda_library_versions(&v);
+  if (v.driver) say(to, "driver", "CUDA %d.%d", v.driver / 1000, v.driver % 1000 / 10);
+  else say(to, "driver", "none");
+  say(to, "runtime", "CUDA %d.%d", v.runtime / 1000, v.runtime % 1000 / 10);
+  say(to, "cuBLASLt", "%zu.%zu.%zu", v.cublaslt / 10000, v.cublaslt / 100 % 100, v.cublaslt % 100);
+  if (v.cudnn) say(to, "cuDNN", "%zu.%zu.%zu", v.cudnn / 10000, v.cudnn / 100 % 100, v.cudnn % 100);
+  else say(to, "cuDNN", *NP_BUILD_CUDNN_VERSION ? "not found" : "not found when this was built");
+}
+
 static void report_gpus(cJSON *to) {
-  int count = 0, driver = 0;
-  cudaError_t failed = cudaGetDeviceCount(&count);
-  cudaDriverGetVersion(&driver);
-  if (failed != cudaSuccess || !driver || !count) {
-    say(to, "GPUs", "none: %s", !driver ? "no NVIDIA driver" : failed ? cudaGetErrorString(failed) : "no device");
-    return;
+  np_cuda_about about;
+  char key[40], text[NP_CUDA_TEXT];
+  int count = np_cuda_device_count();
+  say_versions(to);
+  if (count == 0) {
+    (void)np_cuda_look(-1, &about);
+    say(to, "GPUs", "none: %s", np_error_message());
   }
-  say(to, "driver", "CUDA %d.%d", driver / 1000, driver % 1000 / 10);
   for (int i = 0; i < count; i++) {
-    struct cudaDeviceProp p;
-    char key[32];
+    bool usable = np_cuda_look(i, &about) == NP_OK;
     snprintf(key, sizeof key, "GPU %d", i);
-    if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
-    say(to, key, "%s, compute capability %d.%d, %d SMs, %.1f GiB", p.name, p.major, p.minor, p.multiProcessorCount,
-        (double)p.totalGlobalMem / (1 << 30));
+    if (*about.name)
+      say(to, key, "%s, compute capability %d.%d, %d SMs, %.1f GiB", about.name, about.major, about.minor,
+          about.processors, (double)about.memory / (1 << 30));
+    snprintf(key, sizeof key, "GPU %d operators", i);
+    say(to, key, "%s", usable ? "can be used" : np_error_message());
+    if (!usable) continue;
+    np_cuda_attention_versions(&about, text);
+    snprintf(key, sizeof key, "GPU %d attention", i);
+    say(to, key, "%s", text);
   }
 }
 #else
 static void report_gpus(cJSON *to) {
   bool driver = !access("/proc/driver/nvidia/version", R_OK);
-  say(to, "GPUs", "not looked for: no CUDA runtime in this build%s",
+  say(to, "GPUs", "not looked for: no CUDA operators in this build%s",
       driver ? " (this machine has an NVIDIA driver)" : "");
 }
 #endif

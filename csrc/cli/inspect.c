@@ -1,6 +1,6 @@
+#include "checkpoint/checkpoint.h"
 #include "cli/cli.h"
 #include "cli/options.h"
-#include "checkpoint/checkpoint.h"
 #include "util/file.h"
 #include "util/safetensors.h"
 
@@ -86,8 +86,9 @@ static void print_checkpoint(const np_checkpoint *checkpoint) {
   const np_checkpoint_state *s = &checkpoint->state;
   printf("checkpoint: %s (sizes and checksums are as written)\n", checkpoint->path);
   printf("steps applied: %" PRId64 " of %" PRId64
-         "; training time %.0f s; %s, %d threads, micro-batches of %d; %" PRId64 " images\n",
-         s->applied, s->step, s->seconds, s->act == NP_BF16 ? "bf16" : "fp32", s->threads, s->micro_batch, s->images);
+         "; training time %.0f s on %s; %s, %d threads, micro-batches of %d; %" PRId64 " images\n",
+         s->applied, s->step, s->seconds, s->hardware, s->act == NP_BF16 ? "bf16" : "fp32", s->threads, s->micro_batch,
+         s->images);
   print_metadata(checkpoint->model);
   print_tensors(NP_CHECKPOINT_MODEL, checkpoint->model);
   print_tensors(NP_CHECKPOINT_MOMENTS, checkpoint->moments);

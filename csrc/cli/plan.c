@@ -79,6 +79,28 @@ static void print_memory(const np_memory_plan *plan, int batch, np_dtype act) {
   line_bytes("total", (double)plan->total);
 }
 
+/* The same with each setting of train.recompute, and the FLOPs that it costs. */
+static np_status print_recompute(const np_recipe *recipe, int batch, np_dtype act) {
+  static const char *const names[] = {"none", "gelu_norm", "block"};
+  np_status st = NP_OK;
+  const np_recipe_model *m = &recipe->model;
+  double work = np_model_flops(m, recipe->data.prefix, false);
+  printf("train.recompute: what the backward pass makes again (the same bits)\n");
+  printf("  %-12s %16s %16s %26s\n", "", "activations, GB", "total, GB", "extra FLOP an image");
+  for (int i = NP_RECOMPUTE_NONE; i <= NP_RECOMPUTE_BLOCK; i++) {
+    np_model_options model = {.batch = batch, .head = true, .train = true, .recompute = (np_recompute)i};
+    np_memory_plan memory;
+    char extra[64];
+    double again = np_model_recompute_flops(m, recipe->data.prefix, model.recompute);
+    NP_TRY(np_model_plan(m, &model, act, &memory));
+    snprintf(extra, sizeof extra, "%.3f T, %.0f %%", again * 1e-12, 100 * again / work);
+    printf("  %-12s %16.2f %16.2f %26s%s\n", names[i], (double)memory.activations * 1e-9, (double)memory.total * 1e-9,
+           extra, model.recompute == recipe->train.recompute ? "   this recipe" : "");
+  }
+out:
+  return st;
+}
+
 static np_status plan(const np_cli_options *options) {
   np_status st = NP_OK;
   np_recipe *recipe = NULL;
@@ -100,10 +122,12 @@ static np_status plan(const np_cli_options *options) {
   }
   np_dtype act = recipe->precision == NP_PRECISION_FP32 ? NP_F32 : NP_BF16;
   NP_TRY(np_params_layout(&recipe->model, true, &params));
-  NP_TRY(np_model_plan(&recipe->model, &(np_model_options){.batch = micro, .head = true, .train = true}, act, &memory));
+  np_model_options model = {.batch = micro, .head = true, .train = true, .recompute = recipe->train.recompute};
+  NP_TRY(np_model_plan(&recipe->model, &model, act, &memory));
   print_model(&recipe->model, &params);
   print_work(recipe, gpus, tflops);
   print_memory(&memory, micro, act);
+  NP_TRY(print_recompute(recipe, micro, act));
   printf("checkpoint\n");
   line_bytes("weights, fp32", (double)params.elements * 4);
   line_bytes("optimiser state", (double)params.elements * 8);

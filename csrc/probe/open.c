@@ -151,9 +151,10 @@ static np_status read_recipe(np_opened *opened, const np_open_options *options) 
 
 static np_status open_ops(const np_recipe *recipe, np_ops **out) {
   np_status st;
-  np_dtype act;
-  NP_TRY(np_ops_choose(recipe, &act));
-  NP_TRY(np_ops_cpu(act, recipe->threads, out));
+  np_ops_choice choice;
+  NP_TRY(np_ops_choose(recipe, &choice));
+  if (recipe->backend == NP_BACKEND_AUTO) np_info("backend: %s (%s)", choice.hardware, choice.why);
+  NP_TRY(np_ops_open(recipe, &choice, out));
 out:
   return st;
 }
@@ -205,7 +206,7 @@ void np_open_close(np_opened *opened) {
 np_status np_open_float_ops(np_opened *opened, np_ops **out, bool *owned) {
   *owned = opened->ops->act != NP_F32;
   *out = opened->ops;
-  return *owned ? np_ops_cpu(NP_F32, opened->recipe->threads, out) : NP_OK;
+  return *owned ? np_ops_open_f32(opened->recipe, opened->ops, out) : NP_OK;
 }
 
 /* ---- layers ---- */

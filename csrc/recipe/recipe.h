@@ -14,6 +14,7 @@
 
 typedef enum np_precision { NP_PRECISION_AUTO, NP_PRECISION_FP32, NP_PRECISION_BF16 } np_precision;
 typedef enum np_backend { NP_BACKEND_AUTO, NP_BACKEND_CPU, NP_BACKEND_CUDA } np_backend;
+typedef enum np_attention { NP_ATTENTION_AUTO, NP_ATTENTION_PORTABLE, NP_ATTENTION_HOPPER, NP_ATTENTION_CUDNN } np_attention;
 typedef enum np_head_block { NP_HEAD_MLP, NP_HEAD_L3M } np_head_block;
 typedef enum np_pixel_target { NP_TARGET_STANDARDISED, NP_TARGET_RAW } np_pixel_target;
 /* What the backward pass makes again instead of having kept it: the same bits with less memory. */
@@ -106,6 +107,8 @@ typedef struct np_recipe {
   np_backend backend;
   np_precision precision;
   int threads;              /* OpenMP threads of the CPU backend; 0: all cores */
+  int device;               /* of the CUDA backend, CUDA's number; -1: the first visible one */
+  np_attention attention;   /* which kernels of the CUDA backend, in bf16 */
   np_recipe_model model;
   np_recipe_data data;
   np_recipe_optim optim;

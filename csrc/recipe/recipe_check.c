@@ -78,6 +78,23 @@ static np_status check_model(check c) {
   return NP_OK;
 }
 
+/* What only some backends can do; np_ops_choose looks again where the backend is auto. */
+static np_status check_backend(check c) {
+  const np_recipe *r = c.recipe;
+  int head = r->model.width / r->model.heads;
+  if (r->backend == NP_BACKEND_CUDA && r->precision != NP_PRECISION_FP32 && head > 128)
+    return np_origin_error(c.origins, KEY(model.heads), KEY(model.width),
+                           " makes heads of model.width / heads = %d / %d = %d; backend cuda takes up to 128 in bf16: "
+                           "more heads, or precision: fp32",
+                           r->model.width, r->model.heads, head);
+  if (r->attention == NP_ATTENTION_HOPPER && head != 64 && head != 128)
+    return np_origin_error(
+        c.origins, KEY(attention), NULL,
+        " takes heads 64 or 128 wide, and model.width / heads = %d / %d = %d; allowed: auto, portable", r->model.width,
+        r->model.heads, head);
+  return NP_OK;
+}
+
 static np_status pair(check c, const np_key *key, const double value[2]) {
   if (value[0] <= value[1]) return NP_OK;
   return np_origin_error(c.origins, key, NULL, ": expected the smaller value first");
@@ -140,6 +157,7 @@ np_status np_recipe_check(np_recipe *recipe, const np_origins *origins) {
   np_status st;
   NP_TRY(ranges(c));
   NP_TRY(check_model(c));
+  NP_TRY(check_backend(c));
   NP_TRY(check_data(c));
   NP_TRY(check_train(c));
   NP_TRY(check_probe(c));

@@ -34,6 +34,10 @@
 
 static const cyaml_strval_t backends[] = {
     {"auto", NP_BACKEND_AUTO}, {"cpu", NP_BACKEND_CPU}, {"cuda", NP_BACKEND_CUDA}};
+static const cyaml_strval_t attentions[] = {{"auto", NP_ATTENTION_AUTO},
+                                            {"portable", NP_ATTENTION_PORTABLE},
+                                            {"hopper", NP_ATTENTION_HOPPER},
+                                            {"cudnn", NP_ATTENTION_CUDNN}};
 static const cyaml_strval_t precisions[] = {
     {"auto", NP_PRECISION_AUTO}, {"fp32", NP_PRECISION_FP32}, {"bf16", NP_PRECISION_BF16}};
 static const cyaml_strval_t head_blocks[] = {{"mlp", NP_HEAD_MLP}, {"l3m", NP_HEAD_L3M}};
@@ -52,6 +56,9 @@ const np_key np_keys[] = {
     CHOICE(backend, backends, "auto", "where the operators run; auto: cuda where there is one"),
     CHOICE(precision, precisions, "auto", "of matrix products; auto: bf16 where the hardware has it"),
     ONE(threads, FROM(0, 4096), "0", "threads of the CPU backend; 0: all cores"),
+    ONE(device, FROM(-1, 1023), "-1", "GPU of the CUDA backend, as CUDA numbers them; -1: the first visible one"),
+    CHOICE(attention, attentions, "auto",
+           "kernels of the CUDA backend in bf16; auto: hopper where it runs, else portable; cudnn has no prefix mask"),
 
     FIXED(model.image_size, FROM(1, 16384), "[224, 224]", "height and width in pixels, multiples of patch_size"),
     ONE(model.channels, FROM(1, 3), "3", "1: grey, 3: RGB"),
@@ -128,7 +135,7 @@ const np_key np_keys[] = {
 };
 const unsigned np_key_count = sizeof np_keys / sizeof np_keys[0];
 _Static_assert(sizeof np_keys / sizeof np_keys[0] <= NP_KEY_ROOM, "NP_KEY_ROOM is too small for the table");
-_Static_assert(sizeof(np_backend) == sizeof(int), "a choice is read as an int");
+_Static_assert(sizeof(np_backend) == sizeof(int) && sizeof(np_attention) == sizeof(int), "a choice is read as an int");
 
 size_t np_key_section_length(const np_key *key) {
   const char *dot = strchr(key->name, '.');

@@ -37,14 +37,6 @@ uint64_t np_trainer_listing(const np_dataset *dataset, const char *root) {
   return hash;
 }
 
-static void announce_precision(const np_trainer *t) {
-  const char *why = "as the recipe asks";
-  if (t->recipe->precision == NP_PRECISION_AUTO)
-    why = t->state.act == NP_BF16 ? "precision: auto, this processor multiplies bf16 natively"
-                                  : "precision: auto, this processor has no native bf16 products";
-  np_info("precision: %s (%s)", t->state.act == NP_BF16 ? "bf16, fp32 master weights" : "fp32", why);
-}
-
 static void announce_model(const np_trainer *t, const np_params *params) {
   const np_recipe_model *m = &t->recipe->model;
   int64_t head = 0;
@@ -55,24 +47,48 @@ static void announce_model(const np_trainer *t, const np_params *params) {
           np_recipe_tokens(m), m->patch_size, m->patch_size, m->channels);
 }
 
+static np_status plan_model(const np_trainer *t, np_memory_plan *plan) {
+  const np_model_options options = {
+      .batch = t->state.micro_batch, .head = true, .train = true, .recompute = t->recipe->train.recompute};
+  return np_model_plan(&t->recipe->model, &options, t->state.act, plan);
+}
+
+static np_status too_large(const np_trainer *t, const char *whose, size_t needed, size_t granted) {
+  char text[2][24];
+  return np_error(NP_ERR_MEMORY,
+                  "the run needs %s of memory and %s grants %s; a smaller train.micro_batch (now %d) takes less, or "
+                  "train.recompute: gelu_norm or block",
+                  bytes_text(needed, text[0]), whose, bytes_text(granted, text[1]), t->state.micro_batch);
+}
+
+/* The model lies where the operators run: on a GPU what is left here is the loader's and the checkpoint's. */
 static np_status announce_memory(const np_trainer *t, const np_params *params) {
   np_status st = NP_OK;
   np_memory_plan plan;
-  np_model_options options = {.batch = t->state.micro_batch, .head = true, .train = true};
-  char text[8][24];
+  char text[7][24];
   size_t loader = np_trainer_loader_bytes(t->recipe), staging = np_trainer_staging_bytes(params);
-  NP_TRY(np_model_plan(&t->recipe->model, &options, t->state.act, &plan));
-  size_t total = plan.total + loader + staging;
+  NP_TRY(plan_model(t, &plan));
+  bool gpu = t->choice.backend == NP_BACKEND_CUDA;
+  size_t total = plan.total + loader + staging, here = gpu ? loader + staging : total;
   int64_t available = np_machine_memory_available();
   np_info("memory: %s = weights %s + gradients %s + moments %s + activations %s + batches %s + checkpoint copy %s",
           bytes_text(total, text[0]), bytes_text(plan.weights + plan.low, text[1]), bytes_text(plan.gradients, text[2]),
           bytes_text(plan.moments, text[3]), bytes_text(plan.activations, text[4]),
           bytes_text(plan.batch + loader, text[5]), bytes_text(staging, text[6]));
-  if (available > 0 && total > (size_t)available)
-    st = np_error(
-        NP_ERR_MEMORY,
-        "the run needs %s of memory and this machine grants %s; a smaller train.micro_batch (now %d) takes less",
-        text[0], bytes_text((size_t)available, text[7]), t->state.micro_batch);
+  if (gpu && plan.total > t->choice.memory) st = too_large(t, "the GPU", plan.total, t->choice.memory);
+  else if (available > 0 && here > (size_t)available) st = too_large(t, "this machine", here, (size_t)available);
+out:
+  return st;
+}
+
+np_status np_trainer_check_device(const np_trainer *t) {
+  np_status st = NP_OK;
+  np_memory_plan plan;
+  size_t available;
+  NP_TRY(plan_model(t, &plan));
+  NP_TRY(t->ops->available(t->ops, &available));
+  bool gpu = t->choice.backend == NP_BACKEND_CUDA;
+  if (plan.total > available) st = too_large(t, gpu ? t->choice.hardware : "this machine", plan.total, available);
 out:
   return st;
 }
@@ -86,7 +102,7 @@ np_status np_trainer_announce(const np_trainer *t) {
   np_info("data: %" PRId64 " images in '%s'; %" PRId64 " steps of %d images are %.1f epochs", t->dataset->count,
           t->recipe->data.train, train->steps, train->batch,
           (double)train->steps * train->batch / (double)t->dataset->count);
-  announce_precision(t);
+  np_ops_announce(t->recipe, &t->choice);
   st = announce_memory(t, &params);
 out:
   np_params_free(&params);

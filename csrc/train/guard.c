@@ -89,8 +89,7 @@ np_status np_guard_check(const np_recipe *recipe, const np_checkpoint_state *sta
   if (state->act != old->act) {
     st = np_error(NP_ERR_ARGUMENT,
                   "checkpoint '%s' was trained in %s, this run would go on in %s; set precision: %s where the "
-                  "processor has it, or "
-                  "start anew with another run.dir",
+                  "hardware has it, or start anew with another run.dir",
                   checkpoint->path, np_precision_name(old->act), np_precision_name(state->act),
                   np_precision_name(old->act));
     goto out;
@@ -103,7 +102,10 @@ np_status np_guard_check(const np_recipe *recipe, const np_checkpoint_state *sta
                   state->images == old->images ? ", with other names" : "");
     goto out;
   }
-  if (state->threads != old->threads)
+  if (strcmp(state->hardware, old->hardware) != 0)
+    np_warn("this run computes on %s, the checkpoint was made on %s: the same mathematics, but not the same bits",
+            state->hardware, old->hardware);
+  else if (state->threads != old->threads && !strcmp(state->hardware, "cpu"))
     np_warn("%d threads, the checkpoint was made with %d: the same mathematics, but not the same bits", state->threads,
             old->threads);
   if (state->micro_batch != old->micro_batch)

@@ -7,13 +7,13 @@
 #include "util/dtype.h"
 #include "util/status.h"
 
-/* The recipe as YAML with everything that does not decide the weights (paths, logging, checkpoints, workers, threads)
+/* The recipe as YAML with everything that does not decide the weights (paths, logging, checkpoints, workers, backend)
  * at its default: what a weight file carries, so that equal weights are equal files wherever
  * they were made. The probe section is kept. malloc'ed. */
 np_status np_guard_recipe(const np_recipe *recipe, char **out);
 
 /* NP_ERR_ARGUMENT naming the keys that differ from the checkpoint's, or the data, when going on would train something
- * else. Threads and micro-batch change bits only: a warning. `state` is the present run's. */
+ * else. Hardware, threads and micro-batch change bits only: a warning. `state` is the present run's. */
 np_status np_guard_check(const np_recipe *recipe, const np_checkpoint_state *state, const np_checkpoint *checkpoint);
 
 #endif

@@ -1,4 +1,12 @@
-/* One step after the other. */
+/* One step after the other, with the host one step ahead of the device.
+ *
+ *   host     queue 1 │ queue 2 │ read 1, queue 3 │ read 2, queue 4 │ …
+ *   device           │ step 1 ────────│ step 2 ────────│ step 3 ─────
+ *
+ * A step's loss, its gradient's norm and whether it was applied are read when the next step has been queued, so that
+ * the device finds work whenever it is done. Nothing of a step depends on them: the device decides from the norm
+ * whether a step is applied. A loss that is not finite has a gradient that is not (np_ops.pixel_loss). Checkpoints, the
+ * end and signals wait until everything queued is read. */
 #include "optim/schedule.h"
 #include "train/interrupt.h"
 #include "train/progress.h"
@@ -60,37 +68,70 @@ out:
 
 /* ---- a step ------------------------------------------------------------------------------------------------------ */
 
+/* A step that is queued and was not read yet: what its metrics need and the device does not know. */
+typedef struct under_way {
+  int64_t targets;
+  int64_t bad_images; /* of the loader by then */
+  double lr;
+} under_way;
+
+enum { AHEAD = 2, LOSS = 0, OUTCOME = 1, READS = 2 }; /* steps under way at most, and the slots of one's reads */
+
+typedef struct loop {
+  np_trainer *t;
+  pace pace;
+  int64_t queued; /* steps; those from t->state.step on are under way */
+  under_way steps[AHEAD];
+} loop;
+
+static int slot(int64_t step, int read) { return (int)(step % AHEAD) * READS + read; }
+
 /* Loss and gradients of the whole batch, one micro-batch at a time. The quotient is by the targets of the whole batch,
  * so the result does not depend, but for rounding, on how it is cut. */
-static np_status gradients(np_trainer *t, const np_batch *batch, double *loss) {
+static np_status queue_gradients(np_trainer *t, const np_batch *batch, int64_t targets) {
   np_status st = NP_OK;
   const np_recipe_model *m = &t->recipe->model;
   size_t image = (size_t)m->image_size[0] * (size_t)m->image_size[1] * (size_t)m->channels;
-  int64_t targets = np_model_targets(m, batch->count, batch->prefix);
   for (int at = 0; at < batch->count; at += t->state.micro_batch) {
     int count = batch->count - at < t->state.micro_batch ? batch->count - at : t->state.micro_batch;
     NP_TRY(np_model_feed(t->model, count, batch->pixels + (size_t)at * image, NULL, batch->prefix + at));
     NP_TRY(np_model_train(t->model, targets, at == 0));
   }
-  NP_TRY(np_model_read_loss(t->model, loss));
-  *loss /= (double)targets;
 out:
   return st;
 }
 
-static np_status step(np_trainer *t, const np_batch *batch, np_metric *metric) {
+static np_status queue_step(loop *l, const np_batch *batch) {
   np_status st = NP_OK;
+  np_trainer *t = l->t;
   const np_recipe_optim *o = &t->recipe->optim;
   const np_schedule schedule = {o->lr, o->lr_start, o->lr_end, o->warmup, t->recipe->train.steps};
-  np_step_outcome outcome = {.grad_norm = NAN};
-  metric->lr = np_schedule_lr(&schedule, t->state.step);
-  NP_TRY(gradients(t, batch, &metric->loss));
-  if (isfinite(metric->loss)) {
-    NP_TRY(np_optimiser_step(t->optimiser, np_model_weights(t->model), np_model_gradients(t->model),
-                             np_model_low(t->model), metric->lr));
-    NP_TRY(np_optimiser_read(t->optimiser, &outcome));
-  }
-  metric->grad_norm = outcome.grad_norm;
+  under_way *s = &l->steps[l->queued % AHEAD];
+  *s = (under_way){.targets = np_model_targets(&t->recipe->model, batch->count, batch->prefix),
+                   .bad_images = np_loader_stats_read(t->loader).bad,
+                   .lr = np_schedule_lr(&schedule, l->queued)};
+  NP_TRY(queue_gradients(t, batch, s->targets));
+  NP_TRY(np_model_fetch_loss(t->model, slot(l->queued, LOSS)));
+  NP_TRY(np_optimiser_step(t->optimiser, np_model_weights(t->model), np_model_gradients(t->model),
+                           np_model_low(t->model), s->lr));
+  NP_TRY(np_optimiser_fetch(t->optimiser, slot(l->queued, OUTCOME)));
+  l->queued++;
+out:
+  return st;
+}
+
+/* The oldest step under way: wait for it, count it. The run stops once max_bad_steps in a row were not applied; a step
+ * that was queued by then goes with it. */
+static np_status read_step(loop *l, np_metric *metric) {
+  np_status st = NP_OK;
+  np_trainer *t = l->t;
+  const under_way *s = &l->steps[t->state.step % AHEAD];
+  np_step_outcome outcome;
+  double sum;
+  NP_TRY(np_model_arrive_loss(t->model, slot(t->state.step, LOSS), &sum));
+  NP_TRY(np_optimiser_arrive(t->optimiser, slot(t->state.step, OUTCOME), &outcome));
+  *metric = (np_metric){
+      .lr = s->lr, .loss = sum / (double)s->targets, .grad_norm = outcome.grad_norm, .bad_images = s->bad_images};
   t->state.step++;
   t->state.applied += outcome.applied;
   t->state.bad_in_row = outcome.applied ? 0 : t->state.bad_in_row + 1;
@@ -118,7 +159,6 @@ static void measure(np_trainer *t, pace *p, np_metric *metric) {
   metric->gflops = metric->images_per_s * np_model_flops(&t->recipe->model, t->recipe->data.prefix, false) * 1e-9;
   metric->data_wait_share = (stats.wait_seconds - p->last_wait) / elapsed;
   metric->seconds = t->state.seconds = p->before + now - p->start;
-  metric->bad_images = stats.bad;
   metric->skipped_steps = t->state.step - t->state.applied;
 }
 
@@ -138,26 +178,41 @@ out:
   return st;
 }
 
+/* Read and tell until `left` steps are under way. */
+static np_status settle(loop *l, int64_t left) {
+  np_status st = NP_OK;
+  while (l->queued - l->t->state.step > left) {
+    np_metric metric;
+    NP_TRY(read_step(l, &metric));
+    NP_TRY(tell(l->t, &l->pace, &metric));
+  }
+out:
+  return st;
+}
+
 static np_status steps_until_done(np_trainer *t) {
   np_status st = NP_OK;
   const np_batch *batch;
   double start = seconds_now();
-  pace p = {.start = start,
-            .last = start,
-            .before = t->state.seconds,
-            .start_step = t->state.step,
-            .last_step = t->state.step};
-  while (t->state.step < t->recipe->train.steps && !np_interrupt_signal()) {
-    np_metric metric = {0};
+  loop l = {.t = t,
+            .queued = t->state.step,
+            .pace = {.start = start,
+                     .last = start,
+                     .before = t->state.seconds,
+                     .start_step = t->state.step,
+                     .last_step = t->state.step}};
+  while (l.queued < t->recipe->train.steps && !np_interrupt_signal()) {
     NP_TRY(np_loader_next(t->loader, &batch));
     if (!batch) {
-      st = np_error(NP_ERR_FORMAT, "the data ended before step %" PRId64, t->state.step + 1);
+      st = np_error(NP_ERR_FORMAT, "the data ended before step %" PRId64, l.queued + 1);
       goto out;
     }
-    NP_TRY(step(t, batch, &metric));
-    NP_TRY(tell(t, &p, &metric));
-    if (t->state.step % t->recipe->checkpoint.every == 0 || t->state.step == t->recipe->train.steps) NP_TRY(save(t));
+    NP_TRY(queue_step(&l, batch));
+    bool keep = l.queued % t->recipe->checkpoint.every == 0 || l.queued == t->recipe->train.steps;
+    NP_TRY(settle(&l, keep ? 0 : AHEAD - 1));
+    if (keep) NP_TRY(save(t));
   }
+  st = settle(&l, 0);
 out:
   np_progress_end();
   return st;

@@ -1,7 +1,6 @@
 #include "train/pretrain.h"
 
 #include "dist/launch.h"
-#include "ops/choose.h"
 #include "train/guard.h"
 #include "train/interrupt.h"
 #include "train/run_folder.h"
@@ -11,6 +10,7 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- before anything is taken ------------------------------------------------------------------------------------ */
 
@@ -49,8 +49,10 @@ out:
 
 static np_status build(np_trainer *t) {
   np_status st = NP_OK;
-  const np_model_options options = {.batch = t->state.micro_batch, .head = true, .train = true};
-  NP_TRY(np_ops_cpu(t->state.act, t->state.threads, &t->ops));
+  const np_model_options options = {
+      .batch = t->state.micro_batch, .head = true, .train = true, .recompute = t->recipe->train.recompute};
+  NP_TRY(np_ops_open(t->recipe, &t->choice, &t->ops));
+  NP_TRY(np_trainer_check_device(t));
   NP_TRY(np_model_create(t->ops, &t->recipe->model, &options, &t->model));
   NP_TRY(np_optimiser_create(t->ops, np_model_params(t->model), &t->recipe->optim, &t->optimiser));
   t->staging = malloc(np_trainer_staging_bytes(np_model_params(t->model)));
@@ -141,7 +143,7 @@ static np_status train(np_trainer *t, const char *command) {
   }
   np_checkpoint_close(checkpoint); /* its files need not stay mapped while the run lasts */
   checkpoint = NULL;
-  const np_run_record record = {command, t->state.act, t->state.threads, t->state.step};
+  const np_run_record record = {command, t->state.hardware, t->state.act, t->state.threads, t->state.step};
   NP_TRY(np_run_describe(recipe->run.dir, recipe, &record));
   NP_TRY(np_metrics_open(recipe->run.dir, t->state.step, &t->metrics));
   NP_TRY(open_loader(t));
@@ -157,8 +159,11 @@ np_status np_pretrain(const np_recipe *recipe, const char *command) {
   np_trainer t = {.recipe = recipe, .saved = -1};
   np_interrupt_watch();
   NP_TRY(check_recipe(recipe));
-  NP_TRY(np_ops_choose(recipe, &t.state.act));
-  t.state.threads = recipe->threads ? recipe->threads : np_machine_cores();
+  NP_TRY(np_ops_choose(recipe, &t.choice));
+  t.choice.threads = recipe->threads ? recipe->threads : np_machine_cores();
+  t.state.act = t.choice.act;
+  t.state.threads = t.choice.threads;
+  memcpy(t.state.hardware, t.choice.hardware, sizeof t.state.hardware);
   t.state.micro_batch = recipe->train.micro_batch ? recipe->train.micro_batch : recipe->train.batch;
   NP_TRY(np_dataset_open(recipe->data.train, false, &t.dataset));
   t.state.images = t.dataset->count;

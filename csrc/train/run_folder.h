@@ -19,7 +19,8 @@ np_status np_run_lock(const char *run, int *descriptor);
 void np_run_unlock(int descriptor); /* -1 is fine */
 
 typedef struct np_run_record {
-  const char *command; /* as the user typed it; NULL: unknown */
+  const char *command;  /* as the user typed it; NULL: unknown */
+  const char *hardware; /* "cpu", "cuda, NVIDIA H200" */
   np_dtype act;
   int threads;
   int64_t step; /* steps behind us at this start */

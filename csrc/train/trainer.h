@@ -6,7 +6,7 @@
 #include "data/dataset.h"
 #include "data/loader.h"
 #include "model/model.h"
-#include "ops/ops.h"
+#include "ops/choose.h"
 #include "optim/optimiser.h"
 #include "recipe/recipe.h"
 #include "train/metrics.h"
@@ -14,6 +14,7 @@
 typedef struct np_trainer {
   const np_recipe *recipe;
   np_dataset *dataset;
+  np_ops_choice choice;
   np_ops *ops;
   np_model *model;
   np_optimiser *optimiser;
@@ -31,6 +32,10 @@ np_status np_trainer_run(np_trainer *trainer);
 /* Model size, precision and memory as lines for the person; NP_ERR_MEMORY when the plan is more than the machine
  * grants. */
 np_status np_trainer_announce(const np_trainer *trainer);
+
+/* The same of the device as it was opened: others may hold memory there, too. NP_ERR_MEMORY when what is left is too
+ * little. */
+np_status np_trainer_check_device(const np_trainer *trainer);
 
 /* Bytes of the loader's batches and of the staging buffer, which the model's own plan does not hold. */
 size_t np_trainer_loader_bytes(const np_recipe *recipe);

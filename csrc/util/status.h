@@ -7,6 +7,10 @@
 #ifndef NP_UTIL_STATUS_H
 #define NP_UTIL_STATUS_H
 
+#ifdef __cplusplus /* the kernels' launchers */
+extern "C" {
+#endif
+
 typedef enum np_status {
   NP_OK = 0,
   NP_ERR_ARGUMENT,    /* the user asked for something that cannot be: recipe, command line, shape */
@@ -26,6 +30,10 @@ np_status np_error_context(np_status code, const char *format, ...) __attribute_
 
 /* The calling thread's last message; "" when there was none. Never NULL. */
 const char *np_error_message(void);
+
+#ifdef __cplusplus
+}
+#endif
 
 /* Relay: on failure keep the code in `st` and leave through `out`. Needs both in scope. */
 #define NP_TRY(expr)                                                                                                   \

@@ -151,6 +151,21 @@ static void workers_and_logging_do_not_matter(void **state) {
   assert_same_end("workers");
 }
 
+/* What the backward pass makes again is as free to change as where the run stands. */
+static void recomputing_does_not_matter(void **state) {
+  int status;
+  (void)state;
+  pid_t child = start("recomputed");
+  kill(child, SIGTERM);
+  assert_int_equal(waitpid(child, &status, 0), child);
+  TRAIN("recomputed", "train.recompute=gelu_norm", "train.steps=200", "run.resume=must");
+  assert_done();
+  assert_same_end("recomputed");
+  TRAIN("blocks", "train.recompute=block");
+  assert_done();
+  assert_same_end("blocks");
+}
+
 /* Micro-batches: the same mathematics, so the same loss but for rounding. */
 static void accumulation(void **state) {
   np_metric *whole, *cut;
@@ -260,8 +275,10 @@ static void another_recipe_is_refused(void **state) {
 
 static void what_cannot_run_is_refused(void **state) {
   (void)state;
+  setenv("CUDA_VISIBLE_DEVICES", "", 1); /* where there is a GPU, too */
   TRAIN("refused", "backend=cuda");
-  assert_failed(2, "no CUDA operators");
+  assert_failed(2, "backend: cuda: ");
+  unsetenv("CUDA_VISIBLE_DEVICES");
   TRAIN("refused", "data.train=");
   assert_failed(2, "data.train is not set");
   TRAIN("refused", "data.train=absent");
@@ -290,6 +307,14 @@ static void non_finite_steps_stop_the_run(void **state) {
   assert_ok(np_metrics_read("overflow", &lines, &count));
   assert_true(count > 0 && lines[count - 1].skipped_steps >= 3);
   free(lines);
+  /* The count goes on where it stood: three in the last checkpoint, and the next one stops the run again. */
+  const char *const again[] = {"optim.lr=1e6",      "optim.lr_start=1e6",     "optim.warmup=0",
+                               "optim.grad_clip=0", "optim.weight_decay=1e6", "train.max_bad_steps=4",
+                               "checkpoint.every=1"};
+  for (int round = 0; round < 2; round++) {
+    TRAIN("overflow_often", again[0], again[1], again[2], again[3], again[4], again[5], again[6]);
+    assert_failed(1, "4 steps in a row");
+  }
 }
 
 int main(void) {
@@ -297,6 +322,7 @@ int main(void) {
       cmocka_unit_test(stopped_by_signals),
       cmocka_unit_test(one_process_a_folder),
       cmocka_unit_test(workers_and_logging_do_not_matter),
+      cmocka_unit_test(recomputing_does_not_matter),
       cmocka_unit_test(accumulation),
       cmocka_unit_test(damaged_checkpoint),
       cmocka_unit_test(altered_weights),

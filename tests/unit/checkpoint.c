@@ -49,6 +49,7 @@ static np_status save(const char *run, int64_t step) {
                 .act = NP_BF16,
                 .threads = 2,
                 .micro_batch = 4,
+                .hardware = "cuda, some GPU",
                 .images = 40,
                 .listing = 0xfedcba9876543210u},
       .params = &params,
@@ -86,6 +87,7 @@ static void read_back(void **state) {
   assert_non_null(checkpoint);
   const np_checkpoint_state *s = &checkpoint->state;
   assert_true(s->step == 12 && s->applied == 11 && s->bad_in_row == 1 && s->seconds == 0.375);
+  assert_string_equal(s->hardware, "cuda, some GPU");
   assert_true(s->act == NP_BF16 && s->threads == 2 && s->micro_batch == 4 && s->images == 40);
   assert_true(s->listing == 0xfedcba9876543210u);
   assert_string_equal(checkpoint->recipe, recipe);

@@ -99,9 +99,9 @@ static void unknown_keys(void **state) {
   bad("\ntrain.steps: 3\n",
       "r.yaml:2: train.steps: no such key; in a file write it under its section, train: {steps: ...}");
   bad("run: {zzzzzzzz: 3}\n", "r.yaml:1: run.zzzzzzzz: no such key; keys of run: dir, resume");
-  bad("<<: 3\n",
-      "r.yaml:1: <<: no such key; top-level keys: seed, backend, precision, threads, model, data, optim, train, "
-      "checkpoint, run, probe");
+  bad("<<: 3\n", "r.yaml:1: <<: no such key; top-level keys: seed, backend, precision, threads, device, attention, "
+                 "model, data, optim, train, "
+                 "checkpoint, run, probe");
   bad_override("train.stepz=3", "command line: train.stepz: no such key; did you mean train.steps?");
   bad_override("lr=3", "command line: lr: no such key; did you mean optim.lr or probe.lr?");
   bad_override("run=3", "command line: run: no such key; keys of run: dir, resume");
@@ -249,6 +249,8 @@ static void round_trip(void **state) {
                                           "backend=cpu",
                                           "precision=bf16",
                                           "threads=3",
+                                          "device=3",
+                                          "attention=portable",
                                           "model.image_size=[64, 48]",
                                           "model.channels=1",
                                           "model.patch_size=8",
@@ -286,6 +288,7 @@ static void round_trip(void **state) {
                                           "train.steps=1000000000000",
                                           "train.batch=12",
                                           "train.micro_batch=6",
+                                          "train.recompute=block",
                                           "train.log_every=7",
                                           "train.max_bad_steps=1",
                                           "checkpoint.every=77",

@@ -1,0 +1,417 @@
+/* Attention backward on Hopper. The device code runs on sm_90a alone; other architectures get an empty kernel that nobody
+ * launches. Its arithmetic, its layouts and its waits were proven on the host (tests/simt/test_hopper_attention.cu), which
+ * says nothing of speed.
+ *
+ * With P = exp(S·scale - lse), dS = P∘(dP - dsum), dP = dO·Vᵀ and dsum = Σ dO∘O:
+ *     dV = Pᵀ·dO      dK = scale·dSᵀ·Q      dQ = scale·dS·K
+ * One block does a whole head (it takes heads one after the other), so that S and dP are computed once, five products in
+ * all, and nothing is added up by several blocks:
+ *
+ *               keys ──►   pair 0    pair 1        for each pair of key tiles (128 keys: K, V in shared memory,
+ *      queries  tile 0      ▓▓         .             dK, dV in registers, 64 keys to each of two warpgroups)
+ *        │      tile 1      ▓▓         .               for each query tile that sees any of it:
+ *        ▼      tile 2      ▓▓        ▓ .                both groups    Sᵀ = K·Qᵀ, dPᵀ = V·dOᵀ   [keys, queries]
+ *               tile 3      ▓▓        ▓▓                               dV += Pᵀ·dO, dK += dSᵀ·Q  from registers
+ *                                                                      dSᵀ → shared memory
+ *                                                        both together  dQ = dS·K over the 128 keys, each 64 columns
+ *
+ * A query tile that sees several pairs carries dQ from one to the next as float32, in scratch of the block's own (which
+ * a GPU's second-level cache holds): the same thread writes and reads it, in the order of the pairs.
+ * With d = 64 dQ has but 64 columns: the groups take turns, one does the even query tiles, the other the odd ones.
+ *
+ * Threads: a producer (one thread of the first warpgroup) brings tiles by TMA, ahead of their use and across heads; two
+ * more warps of that group make dsum and lse·log2(e) of a query tile; then the two warpgroups above.
+ *
+ *      K, V [2 pairs]    Q, dO [2 tiles]    O [1 tile]    dS [2 tiles of 64 × 64]    lse, dsum [2 × 64]
+ *
+ * As in the forward pass, a hidden pair inside a partial tile contributes an exact zero times what is there. */
+#include "kernels/hopper.cuh"
+#include "kernels/kernels.h"
+#include "ops/attention_tiles.h"
+
+/* ---- kernels ---- */
+
+enum {
+  CONSUMERS = 2,
+  THREADS = (1 + CONSUMERS) * NP_GROUP,
+  SLOTS = 2,
+  WARPS = NP_GROUP / NP_WARP, /* of a consumer */
+  STATISTICIANS = NP_TILE_ROWS,
+  TOGETHER = CONSUMERS * NP_GROUP,
+  READ = 1, /* named barriers of the consumers: dS has been read, … */
+  WRITTEN = 2
+};
+
+typedef struct backward_task {
+  int tokens, heads, items; /* items: B·h */
+  const int32_t *prefix;    /* [B] or NULL */
+  const float *lse;         /* [B, h, N] */
+  np_bf16 *dqkv;            /* [B, N, 3, h, d] */
+  float *carried;           /* [blocks, query tiles, 64·d]: dQ on its way from pair to pair */
+} backward_task;
+
+template <int width> struct backward_memory {
+  static constexpr int TILE = np_tile_bytes(width), ELEMENTS = TILE / 2, PAIR = CONSUMERS * ELEMENTS;
+  static constexpr int K = 0, V = K + SLOTS * 2 * TILE, Q = V + SLOTS * 2 * TILE, DO = Q + SLOTS * TILE, O = DO + SLOTS * TILE;
+  static constexpr int DS = O + TILE, STATISTICS = DS + CONSUMERS * NP_PANEL_BYTES;
+  static constexpr int BARRIERS = STATISTICS + SLOTS * 2 * NP_TILE_ROWS * 4;
+  static constexpr int PAIR_FULL = 0, PAIR_EMPTY = 2, QUERY_FULL = 4, QUERY_EMPTY = 6, STATISTICS_FULL = 8, O_FULL = 10, O_EMPTY = 11;
+  static constexpr int COUNT = 12, BYTES = BARRIERS + COUNT * 8;
+  np_shared<np_bf16> k = np_shared_at<np_bf16>(K), v = np_shared_at<np_bf16>(V); /* [SLOTS][2 tiles] */
+  np_shared<np_bf16> q = np_shared_at<np_bf16>(Q), dout = np_shared_at<np_bf16>(DO), out = np_shared_at<np_bf16>(O);
+  np_shared<np_bf16> ds = np_shared_at<np_bf16>(DS);              /* [2 tiles] rows keys, columns queries */
+  np_shared<float> statistics = np_shared_at<float>(STATISTICS); /* [SLOTS][lse·log2(e) | dsum][64] */
+  np_shared<uint64_t> barriers = np_shared_at<uint64_t>(BARRIERS);
+};
+
+typedef struct backward_item {
+  int image, head, tiles, pairs; /* query tiles, pairs of key tiles */
+  np_attention_map map;
+} backward_item;
+
+#ifdef NP_HOPPER_CODE
+
+NP_DEVICE backward_item item_of(const backward_task *task, int item) {
+  int image = item / task->heads, prefix = task->prefix ? task->prefix[image] : task->tokens;
+  int tiles = (task->tokens + NP_TILE_ROWS - 1) / NP_TILE_ROWS;
+  return {image, item % task->heads, tiles, (tiles + 1) / 2, {task->tokens, prefix, NP_TILE_ROWS, NP_TILE_ROWS}};
+}
+
+/* The first query tile that sees something of key tile u; the number of tiles when there is no such key. */
+NP_DEVICE int first_tile(const backward_item *it, int u) {
+  int key = u * NP_TILE_ROWS;
+  return key < it->map.tokens ? np_attention_first_query(&it->map, key) / NP_TILE_ROWS : it->tiles;
+}
+
+/* ---- the producer's warpgroup ---- */
+
+/* One thread. pairs, queries: how many have been used. */
+template <int width>
+NP_DEVICE void produce(const np_tensor_map *qkv, const np_tensor_map *out, const np_tensor_map *dout,
+                       const backward_task *task) {
+  typedef backward_memory<width> memory;
+  memory m;
+  int pairs = 0, queries = 0;
+  for (int r = 0; r * static_cast<int>(gridDim.x) < task->items; r++) {
+    int number = np_round_item(r);
+    if (number >= task->items) break;
+    backward_item it = item_of(task, number);
+    for (int pair = 0; pair < it.pairs; pair++, pairs++) {
+      int slot = np_ring_slot<SLOTS>(pairs), tiles = 2 * pair + 1 < it.tiles ? 2 : 1;
+      np_shared<uint64_t> full = m.barriers + (memory::PAIR_FULL + slot);
+      np_barrier_wait(m.barriers + (memory::PAIR_EMPTY + slot), 1 - np_ring_parity<SLOTS>(pairs));
+      np_barrier_expect(full, 2 * tiles * memory::TILE);
+      for (int u = 0; u < tiles; u++) {
+        int at = slot * memory::PAIR + u * memory::ELEMENTS, key = (2 * pair + u) * NP_TILE_ROWS;
+        np_tile_load<width>(m.k + at, qkv, task->heads + it.head, key, it.image, full);
+        np_tile_load<width>(m.v + at, qkv, 2 * task->heads + it.head, key, it.image, full);
+      }
+      for (int t = first_tile(&it, 2 * pair); t < it.tiles; t++, queries++) {
+        int place = np_ring_slot<SLOTS>(queries), at = place * memory::ELEMENTS, query = t * NP_TILE_ROWS;
+        full = m.barriers + (memory::QUERY_FULL + place);
+        np_barrier_wait(m.barriers + (memory::QUERY_EMPTY + place), 1 - np_ring_parity<SLOTS>(queries));
+        np_barrier_expect(full, 2 * memory::TILE);
+        np_tile_load<width>(m.q + at, qkv, it.head, query, it.image, full);
+        np_tile_load<width>(m.dout + at, dout, it.head, query, it.image, full);
+        np_barrier_wait(m.barriers + memory::O_EMPTY, (queries + 1) % 2);
+        np_barrier_expect(m.barriers + memory::O_FULL, memory::TILE);
+        np_tile_load<width>(m.out, out, it.head, query, it.image, m.barriers + memory::O_FULL);
+      }
+    }
+  }
+}
+
+/* Eight products of bf16, added in order. */
+NP_DEVICE float dot(uint4 a, uint4 b, float sum) {
+  const uint32_t x[4] = {a.x, a.y, a.z, a.w}, y[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    sum = fmaf(np_widen(static_cast<np_bf16>(x[i])), np_widen(static_cast<np_bf16>(y[i])), sum);
+    sum = fmaf(np_widen(static_cast<np_bf16>(x[i] >> 16)), np_widen(static_cast<np_bf16>(y[i] >> 16)), sum);
+  }
+  return sum;
+}
+
+/* A thread for each row of a query tile. Rows beyond the last token get lse = inf: their probabilities are zero. */
+template <int width> NP_DEVICE void make_statistics(const backward_task *task, int row) {
+  typedef backward_memory<width> memory;
+  memory m;
+  int queries = 0;
+  for (int r = 0; r * static_cast<int>(gridDim.x) < task->items; r++) {
+    int number = np_round_item(r);
+    if (number >= task->items) break;
+    backward_item it = item_of(task, number);
+    for (int pair = 0; pair < it.pairs; pair++)
+      for (int t = first_tile(&it, 2 * pair); t < it.tiles; t++, queries++) {
+        int place = np_ring_slot<SLOTS>(queries), i = t * NP_TILE_ROWS + row;
+        float lse = INFINITY, sum = 0.0f;
+        if (i < task->tokens) lse = task->lse[static_cast<int64_t>(number) * task->tokens + i] * 1.44269504088896341f;
+        np_shared<const uint4> dout = np_shared_as<const uint4>(m.dout + place * memory::ELEMENTS);
+        np_shared<const uint4> out = np_shared_as<const uint4>(m.out);
+        np_barrier_wait(m.barriers + (memory::QUERY_FULL + place), np_ring_parity<SLOTS>(queries));
+        np_barrier_wait(m.barriers + memory::O_FULL, queries % 2);
+        for (int c = 0; c < width / 8; c++) sum = dot(dout[np_chunk(row, c) / 8], out[np_chunk(row, c) / 8], sum);
+        np_barrier_release(m.barriers + memory::O_EMPTY);
+        np_shared<float> to = m.statistics + place * 2 * NP_TILE_ROWS + row;
+        to[0] = lse;
+        to[NP_TILE_ROWS] = sum;
+        np_barrier_release(m.barriers + (memory::STATISTICS_FULL + place));
+      }
+  }
+}
+
+/* ---- a consumer ---- */
+
+/* d = a·bᵀ along the rows of two tiles: scores and their gradients, transposed. */
+template <int width>
+NP_DEVICE void issue_pairs(float (&d)[32], np_shared<const np_bf16> a, np_shared<const np_bf16> b) {
+  uint64_t left = np_matrix(a), right = np_matrix(b);
+#pragma unroll
+  for (int i = 0; i < width / 16; i++)
+    np_wgmma<false, false>(d, np_matrix_at(left, np_along_row(i)), np_matrix_at(right, np_along_row(i)), i > 0);
+  np_wgmma_commit();
+}
+
+/* d += a·b down the 64 rows of tile b. */
+template <int n>
+NP_DEVICE void issue_sums(float (&d)[n], uint32_t (&a)[4][4], np_shared<const np_bf16> b) {
+  uint64_t matrix = np_matrix(b);
+  np_wgmma_hold(a);
+  np_wgmma_fence();
+#pragma unroll
+  for (int i = 0; i < 4; i++) np_wgmma<true>(d, a[i], np_matrix_at(matrix, np_down_rows(i)), true);
+  np_wgmma_commit();
+}
+
+/* d (+)= dS·K of one key tile, 64 columns. */
+NP_DEVICE void issue_dq(float (&d)[32], np_shared<const np_bf16> ds, np_shared<const np_bf16> k, bool accumulate) {
+  uint64_t left = np_matrix(ds), right = np_matrix(k);
+#pragma unroll
+  for (int i = 0; i < 4; i++)
+    np_wgmma<true, true>(d, np_matrix_at(left, np_down_rows(i)), np_matrix_at(right, np_down_rows(i)),
+                         i > 0 || accumulate);
+}
+
+/* Scores become probabilities; what key rows g and g+8 hide from queries before first[…] becomes zero. query: the tile's
+ * first. */
+NP_DEVICE void probabilities(float (&s)[32], np_shared<const float> statistics, float scale2, bool partial, int query,
+                             const int (&first)[2]) {
+  np_shared<const float2> lse = np_shared_as<const float2>(statistics);
+#pragma unroll
+  for (int i = 0; i < 32; i += 4) {
+    float2 l = lse[i + np_lane() % 4];
+#pragma unroll
+    for (int e = 0; e < 4; e++) s[i + e] = np_exp2(fmaf(s[i + e], scale2, e % 2 ? -l.y : -l.x));
+  }
+  if (!partial) return;
+#pragma unroll
+  for (int i = 0; i < 32; i++)
+    if (query + i / 4 * 8 + np_lane() % 4 * 2 + i % 2 < first[i / 2 % 2]) s[i] = 0.0f;
+}
+
+/* p becomes dS = p·(dp - dsum). */
+NP_DEVICE void score_gradients(float (&p)[32], const float (&dp)[32], np_shared<const float> statistics) {
+  np_shared<const float2> dsum = np_shared_as<const float2>(statistics + NP_TILE_ROWS);
+#pragma unroll
+  for (int i = 0; i < 32; i += 4) {
+    float2 sum = dsum[i + np_lane() % 4];
+#pragma unroll
+    for (int e = 0; e < 4; e++) p[i + e] *= dp[i + e] - (e % 2 ? sum.y : sum.x);
+  }
+}
+
+/* dSᵀ, as it lies in registers, to its tile: rows keys, columns queries. */
+NP_DEVICE void write_ds(np_shared<np_bf16> ds, const uint32_t (&a)[4][4]) {
+  int row = np_warp() % WARPS * 16 + np_lane() / 4;
+#pragma unroll
+  for (int i = 0; i < 16; i++)
+    *np_shared_as<uint32_t>(ds + (np_chunk(row + i % 2 * 8, i / 4 * 2 + i / 2 % 2) + np_lane() % 4 * 2)) = a[i / 4][i % 4];
+}
+
+/* Where a lane's rows g and g+8 of 64 tokens from `token` on start in dqkv. */
+template <int width>
+NP_DEVICE void rows_of(const backward_task *task, const backward_item *it, int which, int token, np_bf16 *(&row)[2]) {
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    int i = token + np_warp() % WARPS * 16 + np_lane() / 4 + 8 * r;
+    int64_t at = (static_cast<int64_t>(it->image) * task->tokens + i) * 3 + which;
+    row[r] = i < task->tokens ? task->dqkv + (at * task->heads + it->head) * width : nullptr;
+  }
+}
+
+/* dQ of a query tile, 64 columns of it, from the pairs so far: to the next pair, or out. earlier: there were some. */
+template <int width>
+NP_DEVICE void pass_dq(const backward_task *task, const backward_item *it, int t, int w, float (&dq)[32], bool earlier,
+                       bool last, float scale) {
+  int column = width == NP_PANEL_WIDTH ? 0 : w * NP_PANEL_WIDTH;
+  int64_t tile = static_cast<int64_t>(blockIdx.x) * it->tiles + t;
+  float4 *own = reinterpret_cast<float4 *>(task->carried + tile * NP_TILE_ROWS * width + column * NP_TILE_ROWS) +
+                threadIdx.x % NP_GROUP;
+  if (earlier) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      float4 before = own[i * NP_GROUP];
+      dq[4 * i] += before.x;
+      dq[4 * i + 1] += before.y;
+      dq[4 * i + 2] += before.z;
+      dq[4 * i + 3] += before.w;
+    }
+  }
+  if (!last) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) own[i * NP_GROUP] = make_float4(dq[4 * i], dq[4 * i + 1], dq[4 * i + 2], dq[4 * i + 3]);
+    return;
+  }
+  np_bf16 *row[2];
+  rows_of<width>(task, it, 0, t * NP_TILE_ROWS, row);
+#pragma unroll
+  for (int r = 0; r < 2; r++)
+    if (row[r]) row[r] += column;
+  np_rows_store(dq, {scale, scale}, row);
+}
+
+/* Warpgroup 1 + w. */
+template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
+  typedef backward_memory<width> memory;
+  memory m;
+  const float scale = rsqrtf(static_cast<float>(width)), scale2 = scale * 1.44269504088896341f;
+  int pairs = 0, queries = 0;
+  for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
+    int number = np_round_item(round);
+    if (number >= task->items) break;
+    backward_item it = item_of(task, number);
+    for (int pair = 0; pair < it.pairs; pair++, pairs++) {
+      int slot = np_ring_slot<SLOTS>(pairs), u = 2 * pair + w, own = first_tile(&it, u);
+      np_shared<const np_bf16> k = m.k + slot * memory::PAIR, v = m.v + slot * memory::PAIR;
+      float dk[width / 2], dv[width / 2];
+#pragma unroll
+      for (int i = 0; i < width / 2; i++) dk[i] = dv[i] = 0.0f;
+      int first[2]; /* the first query that sees key row g, g+8 */
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        int j = u * NP_TILE_ROWS + np_warp() % WARPS * 16 + np_lane() / 4 + 8 * r;
+        first[r] = j < task->tokens ? np_attention_first_query(&it.map, j) : INT32_MAX;
+      }
+      np_barrier_wait(m.barriers + (memory::PAIR_FULL + slot), np_ring_parity<SLOTS>(pairs));
+
+      for (int t = first_tile(&it, 2 * pair); t < it.tiles; t++, queries++) {
+        int place = np_ring_slot<SLOTS>(queries), sees = np_attention_key_tiles(&it.map, t) - 2 * pair;
+        np_shared<const np_bf16> q = m.q + place * memory::ELEMENTS, dout = m.dout + place * memory::ELEMENTS;
+        np_shared<const float> statistics = m.statistics + place * 2 * NP_TILE_ROWS;
+        float dq[32];
+        uint32_t p[4][4], ds[4][4]; /* here, for products read them until the wait below */
+        np_barrier_wait(m.barriers + (memory::QUERY_FULL + place), np_ring_parity<SLOTS>(queries));
+        np_barrier_wait(m.barriers + (memory::STATISTICS_FULL + place), np_ring_parity<SLOTS>(queries));
+        if (t >= own) {
+          float s[32], dp[32];
+          bool partial =
+              np_attention_kind(&it.map, t, u) == NP_TILE_PARTIAL || (u + 1) * NP_TILE_ROWS > task->tokens;
+          np_wgmma_fence();
+          issue_pairs<width>(s, k + w * memory::ELEMENTS, q);
+          issue_pairs<width>(dp, v + w * memory::ELEMENTS, dout);
+          np_wgmma_wait<1>();
+          np_wgmma_hold(s);
+          probabilities(s, statistics, scale2, partial, t * NP_TILE_ROWS, first);
+          np_sums_to_a(s, p);
+          issue_sums(dv, p, dout);
+          np_wgmma_wait<1>();
+          np_wgmma_hold(dp);
+          score_gradients(s, dp, statistics);
+          np_sums_to_a(s, ds);
+          np_named_sync(READ, TOGETHER);
+          write_ds(m.ds + w * (NP_PANEL_BYTES / 2), ds);
+          np_async_fence();
+          np_named_sync(WRITTEN, TOGETHER);
+          issue_sums(dk, ds, q);
+        } else {
+          np_named_sync(READ, TOGETHER);
+          np_named_sync(WRITTEN, TOGETHER);
+        }
+        bool duty = width > NP_PANEL_WIDTH || t % 2 == w;
+        if (duty) {
+          np_shared<const np_bf16> columns = k + (width > NP_PANEL_WIDTH ? w * (NP_PANEL_BYTES / 2) : 0);
+          np_wgmma_fence();
+          issue_dq(dq, m.ds, columns, false);
+          if (sees > 1) issue_dq(dq, m.ds + NP_PANEL_BYTES / 2, columns + memory::ELEMENTS, true);
+          np_wgmma_commit();
+        }
+        np_wgmma_wait<0>();
+        np_wgmma_hold(dk);
+        np_wgmma_hold(dv);
+        np_barrier_release(m.barriers + (memory::QUERY_EMPTY + place));
+        if (duty) {
+          np_wgmma_hold(dq);
+          pass_dq<width>(task, &it, t, w, dq, pair > 0, sees <= 2, scale);
+        }
+      }
+      np_barrier_release(m.barriers + (memory::PAIR_EMPTY + slot));
+      np_bf16 *row[2];
+      rows_of<width>(task, &it, 1, u * NP_TILE_ROWS, row);
+      np_rows_store(dk, {scale, scale}, row);
+      rows_of<width>(task, &it, 2, u * NP_TILE_ROWS, row);
+      np_rows_store(dv, {1.0f, 1.0f}, row);
+    }
+  }
+}
+
+#endif /* NP_HOPPER_CODE */
+
+template <int width>
+NP_KERNEL_BLOCKS(THREADS, 1) hopper_backward(NP_MAP qkv, NP_MAP out, NP_MAP dout, const backward_task task) {
+#ifdef NP_HOPPER_CODE
+  typedef backward_memory<width> memory;
+  memory m;
+  if (threadIdx.x == 0) {
+    static_assert(memory::COUNT == 12, "arrivals below");
+    const int arrivals[memory::COUNT] = {1, 1, CONSUMERS * WARPS, CONSUMERS * WARPS, 1, 1, CONSUMERS * WARPS, CONSUMERS * WARPS,
+                                         2, 2, 1, 2};
+    for (int i = 0; i < memory::COUNT; i++) np_barrier_init(m.barriers + i, arrivals[i]);
+    np_barrier_init_done();
+  }
+  np_block_sync();
+  int group = np_shuffle(static_cast<int>(threadIdx.x) / NP_GROUP, 0);
+  if (group == 0) {
+    np_registers_give<40>();
+    if (threadIdx.x == 0) produce<width>(&qkv, &out, &dout, &task);
+    int row = static_cast<int>(threadIdx.x) - NP_WARP;
+    if (row >= 0 && row < STATISTICIANS) make_statistics<width>(&task, row);
+  } else {
+    np_registers_take<232>();
+    consume<width>(&task, group - 1);
+  }
+#endif
+}
+
+/* ---- launchers ---- */
+
+size_t np_kernel_attention_hopper_backward_scratch(const np_gpu *gpu, int batch, int tokens, int heads, int head_width) {
+  size_t tiles = static_cast<size_t>(tokens + NP_TILE_ROWS - 1) / NP_TILE_ROWS;
+  size_t blocks = static_cast<size_t>(batch) * static_cast<size_t>(heads);
+  if (blocks > static_cast<size_t>(gpu->processors)) blocks = static_cast<size_t>(gpu->processors);
+  return blocks * tiles * NP_TILE_ROWS * static_cast<size_t>(head_width) * sizeof(float);
+}
+
+template <int width> static np_status launch(const np_gpu *gpu, const np_kernel_attention *a) {
+  np_tensor_shape shapes[3] = {{a->qkv, a->batch, a->tokens, 3 * a->heads, width},
+                               {a->out, a->batch, a->tokens, a->heads, width},
+                               {a->dout, a->batch, a->tokens, a->heads, width}};
+  np_tensor_map maps[3];
+  for (int i = 0; i < 3; i++) {
+    np_status st = np_tensor_map_encode(&maps[i], &shapes[i]);
+    if (st != NP_OK) return st;
+  }
+  backward_task task = {a->tokens, a->heads,     a->batch * a->heads,
+                        a->prefix, a->lse,       static_cast<np_bf16 *>(a->dqkv),
+                        static_cast<float *>(a->scratch)};
+  unsigned grid = static_cast<unsigned>(task.items < gpu->processors ? task.items : gpu->processors);
+  return np_launch(gpu, "attention_hopper_backward", hopper_backward<width>, grid, THREADS, backward_memory<width>::BYTES,
+                   maps[0], maps[1], maps[2], task);
+}
+
+np_status np_kernel_attention_hopper_backward(const np_gpu *gpu, const np_kernel_attention *a) {
+  if (a->act != NP_BF16 || !np_kernel_attention_hopper_takes(gpu, a->tokens, a->head_width))
+    return np_error(NP_ERR_ARGUMENT, "attention_hopper_backward takes bf16 and heads of 64 or 128 on sm_90, not %d",
+                    a->head_width);
+  if (a->batch == 0 || a->heads == 0) return NP_OK; /* no tensor to map */
+  return a->head_width == 64 ? launch<64>(gpu, a) : launch<128>(gpu, a);
+}

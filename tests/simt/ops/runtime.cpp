@@ -1,0 +1,158 @@
+/* The CUDA runtime of the emulated GPU (include/cuda_runtime_api.h). */
+#include <cuda_runtime_api.h>
+
+#include "queue.h"
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace {
+
+enum : size_t { GPU_MEMORY = static_cast<size_t>(64) << 30, SHARED_LIMIT = 227 * 1024 };
+enum { VERSION = 13000 };
+
+cudaError_t queue(simt::work what) {
+  if (simt::submit(std::move(what)) == NP_OK) return cudaSuccess;
+  return cudaErrorLaunchFailure;
+}
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+} // namespace
+
+struct CUstream_st {
+  int unused;
+};
+struct CUevent_st {
+  double at;
+};
+struct CUgraph_st {
+  std::vector<simt::work> work;
+};
+struct CUgraphExec_st {
+  std::vector<simt::work> work;
+};
+
+/* ---- the device ---- */
+
+cudaError_t cudaGetDeviceCount(int *count) { return *count = 1, cudaSuccess; }
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int) {
+  *out = cudaDeviceProp();
+  snprintf(out->name, sizeof out->name, "emulated GPU");
+  out->totalGlobalMem = GPU_MEMORY;
+  out->major = 9;
+  out->multiProcessorCount = 4;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *out, cudaDeviceAttr which, int) {
+  if (which != cudaDevAttrMaxSharedMemoryPerBlockOptin) return cudaErrorInvalidValue;
+  return *out = static_cast<int>(SHARED_LIMIT), cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidValue; }
+cudaError_t cudaDriverGetVersion(int *out) { return *out = VERSION, cudaSuccess; }
+cudaError_t cudaRuntimeGetVersion(int *out) { return *out = VERSION, cudaSuccess; }
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+const char *cudaGetErrorName(cudaError_t code) { return code == cudaSuccess ? "cudaSuccess" : "cudaError"; }
+
+const char *cudaGetErrorString(cudaError_t code) {
+  switch (code) {
+  case cudaSuccess:
+    return "no error";
+  case cudaErrorMemoryAllocation:
+    return "out of memory";
+  case cudaErrorLaunchFailure:
+    return np_error_message(); /* what the emulator found */
+  default:
+    return "invalid argument";
+  }
+}
+
+/* ---- memory ---- */
+
+/* Full of NaN, as device memory may be. */
+cudaError_t cudaMalloc(void **out, size_t bytes) {
+  *out = bytes < GPU_MEMORY ? aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr;
+  if (*out == nullptr) return cudaErrorMemoryAllocation;
+  memset(*out, 0xff, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *memory) { return free(memory), cudaSuccess; }
+
+cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned) {
+  *out = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  return *out != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFreeHost(void *memory) { return free(memory), cudaSuccess; }
+cudaError_t cudaMemGetInfo(size_t *room, size_t *whole) { return *room = *whole = GPU_MEMORY, cudaSuccess; }
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  return queue([=] { return memmove(to, from, bytes), NP_OK; });
+}
+
+cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t) {
+  return queue([=] { return memset(to, value, bytes), NP_OK; });
+}
+
+/* ---- streams and events: everything has happened already ---- */
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned) { return *out = new CUstream_st(), cudaSuccess; }
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  return simt::recording == nullptr ? cudaSuccess : cudaErrorInvalidValue; /* not while recording */
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned) { return *out = new CUevent_st(), cudaSuccess; }
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) { return event->at = now(), cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  return *milliseconds = static_cast<float>(1e3 * (to->at - from->at)), cudaSuccess;
+}
+
+/* ---- recordings ---- */
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+  if (simt::recording != nullptr) return cudaErrorInvalidValue;
+  simt::recording = new std::vector<simt::work>();
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *out) {
+  *out = nullptr;
+  if (simt::recording == nullptr) return cudaErrorInvalidValue;
+  *out = new CUgraph_st{std::move(*simt::recording)};
+  delete simt::recording;
+  simt::recording = nullptr;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long) {
+  return *out = new CUgraphExec_st{graph->work}, cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
+  for (const simt::work &work : graph->work)
+    if (cudaError_t code = queue(work)) return code;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  delete graph;
+  return cudaSuccess;
+}

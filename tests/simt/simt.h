@@ -1,0 +1,158 @@
+/* kernels/device.cuh on the host: the same names, for g++ instead of nvcc, and with eyes open.
+ *
+ *    kernels/NAME.cu ── -x c++ -DNP_SIMT ──► device.cuh ──► simt.h      what a kernel may call (this file)
+ *                                                             │
+ *                         np_shared<T>, every access ◄────────┼────────► a thread is a fiber; it leaves its fiber
+ *                         checked and noted   shared.h        │          where it has to wait for others    block.h
+ *                                  │                          │                        │
+ *                                  ▼                          ▼                        ▼
+ *                         who wrote, who read,         vectors, arithmetic     meetings of a warp, barriers,
+ *                         who is on its way  shadow.h     (this file)          clocks: who has seen what   block.h
+ *
+ * What is found, and fails the launch with kernel, block and thread in the message:
+ *   - shared memory: outside, misaligned, read before it was written, two threads at one place of which one writes and
+ * no barrier lies between, touched while an asynchronous copy is on its way there;
+ *   - barriers: not reached by all, some threads gone, different barriers at once, nobody able to go on;
+ *   - warp operations (shuffle, mma, ldmatrix, np_warp_sync): not all 32 lanes, or lanes at different ones.
+ * As on a GPU a shuffle, an mma and an ldmatrix make lanes meet, and do not order their accesses to memory: that takes
+ * np_warp_sync. Global memory is host memory, watched by nobody here (a build with the address sanitizer sees its
+ * bounds; its alignment is always checked, by the compiler).
+ *
+ * Not as on a GPU: no speed, arithmetic in the host's order (an mma adds its 16 products one by one in float32), and a
+ * kernel must not hold objects with destructors across a barrier: fibers of a failed launch are dropped. */
+#ifndef NP_SIMT_H
+#define NP_SIMT_H
+
+#include <math.h>
+
+#include <cstdint>
+#include <cstring>
+#include <tuple>
+
+#include "block.h"
+#include "queue.h"
+#include "shadow.h"
+#include "shared.h"
+
+#define NP_KERNEL(threads)                [[maybe_unused]] static void
+#define NP_KERNEL_BLOCKS(threads, blocks) [[maybe_unused]] static void
+#define NP_DEVICE                         [[maybe_unused]] static inline
+
+/* ---- CUDA's names ---- */
+#define threadIdx (simt::here.self->index)
+#define blockIdx  (simt::here.at)
+#define blockDim  (simt::here.size)
+#define gridDim   (simt::here.grid)
+
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(8) int2 {
+  int x, y;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+NP_DEVICE float2 make_float2(float x, float y) { return {x, y}; }
+NP_DEVICE float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+NP_DEVICE uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+NP_DEVICE uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+NP_DEVICE int2 make_int2(int x, int y) { return {x, y}; }
+NP_DEVICE int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+NP_DEVICE float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+
+/* ---- threads ---- */
+NP_DEVICE void np_block_sync() { simt::block_barrier("np_block_sync", 0, static_cast<int>(simt::here.threads)); }
+NP_DEVICE void np_warp_sync() { simt::warp_barrier(); }
+NP_DEVICE void np_named_sync(int id, int threads) { simt::block_barrier("np_named_sync", id, threads); }
+
+namespace simt {
+template <class T> struct parcel {
+  T value, got;
+  int from;
+};
+/* Every lane gets the value of lane `from`. */
+template <class T> inline T exchange(const char *what, T value, int from) {
+  parcel<T> mine = {value, value, from & (LANES - 1)};
+  together(what, static_cast<int>(sizeof(T)), mine, [](parcel<T> *const *lanes) {
+    for (int i = 0; i < LANES; i++) lanes[i]->got = lanes[lanes[i]->from]->value;
+  });
+  return mine.got;
+}
+void mma_bf16(float *const *d, const uint32_t *const *a, const uint32_t *const *b);
+void ldmatrix4(uint32_t (&r)[4], const unsigned char *row, bool turned);
+void copy_async(unsigned char *to, const void *from, bool valid);
+void copy_commit();
+void copy_wait(int left);
+} // namespace simt
+
+template <class T> NP_DEVICE T np_shuffle(T value, int lane) { return simt::exchange("np_shuffle", value, lane); }
+template <class T> NP_DEVICE T np_shuffle_xor(T value, int mask) {
+  return simt::exchange("np_shuffle_xor", value, static_cast<int>(threadIdx.x % simt::LANES) ^ mask);
+}
+
+/* ---- numbers ---- */
+NP_DEVICE float np_widen(np_bf16 value) { return np_bf16_to_f32(value); }
+NP_DEVICE np_bf16 np_narrow(float value) { return np_bf16_from_f32(value); }
+NP_DEVICE uint32_t np_narrow2(float low, float high) {
+  return static_cast<uint32_t>(np_narrow(high)) << 16 | np_narrow(low);
+}
+NP_DEVICE float np_exp2(float x) {
+  float value = exp2f(x);
+  return value < 0x1p-126f ? 0.0f : value; /* NaN stays */
+}
+
+/* ---- tensor cores ---- */
+NP_DEVICE void np_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  struct fragments {
+    float *d;
+    const uint32_t *a, *b;
+  } mine = {d, a, b};
+  simt::together("np_mma_bf16", 0, mine, [](fragments *const *lanes) {
+    float *all_d[simt::LANES];
+    const uint32_t *all_a[simt::LANES], *all_b[simt::LANES];
+    for (int i = 0; i < simt::LANES; i++) {
+      all_d[i] = lanes[i]->d;
+      all_a[i] = lanes[i]->a;
+      all_b[i] = lanes[i]->b;
+    }
+    simt::mma_bf16(all_d, all_a, all_b);
+  });
+}
+NP_DEVICE void np_ldmatrix4(uint32_t (&r)[4], np_shared<const np_bf16> row) { simt::ldmatrix4(r, row.raw(), false); }
+NP_DEVICE void np_ldmatrix4_turned(uint32_t (&r)[4], np_shared<const np_bf16> row) {
+  simt::ldmatrix4(r, row.raw(), true);
+}
+
+/* ---- copies that overlap ---- */
+template <class T> NP_DEVICE void np_copy_async(np_shared<T> to, const T *from, bool valid) {
+  simt::copy_async(to.raw(), from, valid);
+}
+NP_DEVICE void np_copy_commit() { simt::copy_commit(); }
+template <int left> NP_DEVICE void np_copy_wait() { simt::copy_wait(left); }
+
+/* ---- launch ---- */
+template <class... P, class... A>
+static np_status np_launch(const np_gpu *gpu, const char *name, void (*kernel)(P...), dim3 grid, int threads,
+                           size_t shared_bytes, A... arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return NP_OK;
+  if (shared_bytes > gpu->shared_limit)
+    return np_error(NP_ERR_LIBRARY, "kernel %s: %zu bytes of shared memory, %s has %zu", name, shared_bytes, gpu->name,
+                    gpu->shared_limit);
+  std::tuple<P...> values(static_cast<P>(arguments)...);
+  return simt::submit([=] {
+    const std::function<void()> body = [&] { std::apply(kernel, values); };
+    return simt::run({name, grid, threads, shared_bytes, &body});
+  });
+}
+
+#endif
