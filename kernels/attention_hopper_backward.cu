@@ -1,11 +1,11 @@
-/* Attention backward on Hopper. The device code runs on sm_90a alone; other architectures get an empty kernel that nobody
- * launches. Its arithmetic, its layouts and its waits were proven on the host (tests/simt/test_hopper_attention.cu), which
- * says nothing of speed.
+/* Attention backward on Hopper. The device code runs on sm_90a alone; other architectures get an empty kernel that
+ * nobody launches. Its arithmetic, its layouts and its waits were proven on the host
+ * (tests/simt/test_hopper_attention.cu), which says nothing of speed.
  *
  * With P = exp(S·scale - lse), dS = P∘(dP - dsum), dP = dO·Vᵀ and dsum = Σ dO∘O:
  *     dV = Pᵀ·dO      dK = scale·dSᵀ·Q      dQ = scale·dS·K
- * One block does a whole head (it takes heads one after the other), so that S and dP are computed once, five products in
- * all, and nothing is added up by several blocks:
+ * One block does a whole head (it takes heads one after the other), so that S and dP are computed once, five products
+ * in all, and nothing is added up by several blocks:
  *
  *               keys ──►   pair 0    pair 1        for each pair of key tiles (128 keys: K, V in shared memory,
  *      queries  tile 0      ▓▓         .             dK, dV in registers, 64 keys to each of two warpgroups)
@@ -52,14 +52,16 @@ typedef struct backward_task {
 
 template <int width> struct backward_memory {
   static constexpr int TILE = np_tile_bytes(width), ELEMENTS = TILE / 2, PAIR = CONSUMERS * ELEMENTS;
-  static constexpr int K = 0, V = K + SLOTS * 2 * TILE, Q = V + SLOTS * 2 * TILE, DO = Q + SLOTS * TILE, O = DO + SLOTS * TILE;
+  static constexpr int K = 0, V = K + SLOTS * 2 * TILE, Q = V + SLOTS * 2 * TILE, DO = Q + SLOTS * TILE,
+                       O = DO + SLOTS * TILE;
   static constexpr int DS = O + TILE, STATISTICS = DS + CONSUMERS * NP_PANEL_BYTES;
   static constexpr int BARRIERS = STATISTICS + SLOTS * 2 * NP_TILE_ROWS * 4;
-  static constexpr int PAIR_FULL = 0, PAIR_EMPTY = 2, QUERY_FULL = 4, QUERY_EMPTY = 6, STATISTICS_FULL = 8, O_FULL = 10, O_EMPTY = 11;
+  static constexpr int PAIR_FULL = 0, PAIR_EMPTY = 2, QUERY_FULL = 4, QUERY_EMPTY = 6, STATISTICS_FULL = 8, O_FULL = 10,
+                       O_EMPTY = 11;
   static constexpr int COUNT = 12, BYTES = BARRIERS + COUNT * 8;
   np_shared<np_bf16> k = np_shared_at<np_bf16>(K), v = np_shared_at<np_bf16>(V); /* [SLOTS][2 tiles] */
   np_shared<np_bf16> q = np_shared_at<np_bf16>(Q), dout = np_shared_at<np_bf16>(DO), out = np_shared_at<np_bf16>(O);
-  np_shared<np_bf16> ds = np_shared_at<np_bf16>(DS);              /* [2 tiles] rows keys, columns queries */
+  np_shared<np_bf16> ds = np_shared_at<np_bf16>(DS);             /* [2 tiles] rows keys, columns queries */
   np_shared<float> statistics = np_shared_at<float>(STATISTICS); /* [SLOTS][lse·log2(e) | dsum][64] */
   np_shared<uint64_t> barriers = np_shared_at<uint64_t>(BARRIERS);
 };
@@ -145,11 +147,12 @@ template <int width> NP_DEVICE void make_statistics(const backward_task *task, i
       for (int t = first_tile(&it, 2 * pair); t < it.tiles; t++, queries++) {
         int place = np_ring_slot<SLOTS>(queries), i = t * NP_TILE_ROWS + row;
         float lse = INFINITY, sum = 0.0f;
-        if (i < task->tokens) lse = task->lse[static_cast<int64_t>(number) * task->tokens + i] * 1.44269504088896341f;
+        if (i < task->tokens) lse = task->lse[static_cast<int64_t>(number) * task->tokens + i] * NP_LOG2_E;
         np_shared<const uint4> dout = np_shared_as<const uint4>(m.dout + place * memory::ELEMENTS);
         np_shared<const uint4> out = np_shared_as<const uint4>(m.out);
         np_barrier_wait(m.barriers + (memory::QUERY_FULL + place), np_ring_parity<SLOTS>(queries));
         np_barrier_wait(m.barriers + memory::O_FULL, queries % 2);
+#pragma unroll 2
         for (int c = 0; c < width / 8; c++) sum = dot(dout[np_chunk(row, c) / 8], out[np_chunk(row, c) / 8], sum);
         np_barrier_release(m.barriers + memory::O_EMPTY);
         np_shared<float> to = m.statistics + place * 2 * NP_TILE_ROWS + row;
@@ -173,8 +176,7 @@ NP_DEVICE void issue_pairs(float (&d)[32], np_shared<const np_bf16> a, np_shared
 }
 
 /* d += a·b down the 64 rows of tile b. */
-template <int n>
-NP_DEVICE void issue_sums(float (&d)[n], uint32_t (&a)[4][4], np_shared<const np_bf16> b) {
+template <int n> NP_DEVICE void issue_sums(float (&d)[n], uint32_t (&a)[4][4], np_shared<const np_bf16> b) {
   uint64_t matrix = np_matrix(b);
   np_wgmma_hold(a);
   np_wgmma_fence();
@@ -186,16 +188,18 @@ NP_DEVICE void issue_sums(float (&d)[n], uint32_t (&a)[4][4], np_shared<const np
 /* d (+)= dS·K of one key tile, 64 columns. */
 NP_DEVICE void issue_dq(float (&d)[32], np_shared<const np_bf16> ds, np_shared<const np_bf16> k, bool accumulate) {
   uint64_t left = np_matrix(ds), right = np_matrix(k);
+  np_wgmma_fence();
 #pragma unroll
   for (int i = 0; i < 4; i++)
     np_wgmma<true, true>(d, np_matrix_at(left, np_down_rows(i)), np_matrix_at(right, np_down_rows(i)),
                          i > 0 || accumulate);
+  np_wgmma_commit();
 }
 
-/* Scores become probabilities; what key rows g and g+8 hide from queries before first[…] becomes zero. query: the tile's
- * first. */
-NP_DEVICE void probabilities(float (&s)[32], np_shared<const float> statistics, float scale2, bool partial, int query,
-                             const int (&first)[2]) {
+/* Transposed scores of key tile u and query tile t become probabilities; pairs that are hidden, or of keys beyond the
+ * last token, zero. */
+NP_DEVICE void probabilities(float (&s)[32], np_shared<const float> statistics, float scale2,
+                             const np_attention_map *map, int t, int u) {
   np_shared<const float2> lse = np_shared_as<const float2>(statistics);
 #pragma unroll
   for (int i = 0; i < 32; i += 4) {
@@ -203,10 +207,17 @@ NP_DEVICE void probabilities(float (&s)[32], np_shared<const float> statistics, 
 #pragma unroll
     for (int e = 0; e < 4; e++) s[i + e] = np_exp2(fmaf(s[i + e], scale2, e % 2 ? -l.y : -l.x));
   }
-  if (!partial) return;
+  if (np_attention_kind(map, t, u) == NP_TILE_FULL && (u + 1) * NP_TILE_ROWS <= map->tokens) return;
 #pragma unroll
-  for (int i = 0; i < 32; i++)
-    if (query + i / 4 * 8 + np_lane() % 4 * 2 + i % 2 < first[i / 2 % 2]) s[i] = 0.0f;
+  for (int r = 0; r < 2; r++) {
+    int j = u * NP_TILE_ROWS + np_warp() % WARPS * 16 + np_lane() / 4 + 8 * r;
+    int first = j < map->tokens ? np_attention_first_query(map, j) : INT32_MAX;
+#pragma unroll
+    for (int i = 2 * r; i < 32; i += 4)
+#pragma unroll
+      for (int e = 0; e < 2; e++)
+        if (t * NP_TILE_ROWS + i / 4 * 8 + np_lane() % 4 * 2 + e < first) s[i + e] = 0.0f;
+  }
 }
 
 /* p becomes dS = p·(dp - dsum). */
@@ -222,10 +233,11 @@ NP_DEVICE void score_gradients(float (&p)[32], const float (&dp)[32], np_shared<
 
 /* dSᵀ, as it lies in registers, to its tile: rows keys, columns queries. */
 NP_DEVICE void write_ds(np_shared<np_bf16> ds, const uint32_t (&a)[4][4]) {
-  int row = np_warp() % WARPS * 16 + np_lane() / 4;
+  int row = np_here(np_warp() % WARPS * 16 + np_lane() / 4);
 #pragma unroll
   for (int i = 0; i < 16; i++)
-    *np_shared_as<uint32_t>(ds + (np_chunk(row + i % 2 * 8, i / 4 * 2 + i / 2 % 2) + np_lane() % 4 * 2)) = a[i / 4][i % 4];
+    *np_shared_as<uint32_t>(ds + (np_chunk(row + i % 2 * 8, i / 4 * 2 + i / 2 % 2) + np_lane() % 4 * 2)) =
+        a[i / 4][i % 4];
 }
 
 /* Where a lane's rows g and g+8 of 64 tokens from `token` on start in dqkv. */
@@ -242,7 +254,7 @@ NP_DEVICE void rows_of(const backward_task *task, const backward_item *it, int w
 /* dQ of a query tile, 64 columns of it, from the pairs so far: to the next pair, or out. earlier: there were some. */
 template <int width>
 NP_DEVICE void pass_dq(const backward_task *task, const backward_item *it, int t, int w, float (&dq)[32], bool earlier,
-                       bool last, float scale) {
+                       bool last) {
   int column = width == NP_PANEL_WIDTH ? 0 : w * NP_PANEL_WIDTH;
   int64_t tile = static_cast<int64_t>(blockIdx.x) * it->tiles + t;
   float4 *own = reinterpret_cast<float4 *>(task->carried + tile * NP_TILE_ROWS * width + column * NP_TILE_ROWS) +
@@ -267,6 +279,7 @@ NP_DEVICE void pass_dq(const backward_task *task, const backward_item *it, int t
 #pragma unroll
   for (int r = 0; r < 2; r++)
     if (row[r]) row[r] += column;
+  constexpr float scale = np_score_scale<width>;
   np_rows_store(dq, {scale, scale}, row);
 }
 
@@ -274,7 +287,7 @@ NP_DEVICE void pass_dq(const backward_task *task, const backward_item *it, int t
 template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
   typedef backward_memory<width> memory;
   memory m;
-  const float scale = rsqrtf(static_cast<float>(width)), scale2 = scale * 1.44269504088896341f;
+  constexpr float scale = np_score_scale<width>, scale2 = scale * NP_LOG2_E;
   int pairs = 0, queries = 0;
   for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
     int number = np_round_item(round);
@@ -286,12 +299,6 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
       float dk[width / 2], dv[width / 2];
 #pragma unroll
       for (int i = 0; i < width / 2; i++) dk[i] = dv[i] = 0.0f;
-      int first[2]; /* the first query that sees key row g, g+8 */
-#pragma unroll
-      for (int r = 0; r < 2; r++) {
-        int j = u * NP_TILE_ROWS + np_warp() % WARPS * 16 + np_lane() / 4 + 8 * r;
-        first[r] = j < task->tokens ? np_attention_first_query(&it.map, j) : INT32_MAX;
-      }
       np_barrier_wait(m.barriers + (memory::PAIR_FULL + slot), np_ring_parity<SLOTS>(pairs));
 
       for (int t = first_tile(&it, 2 * pair); t < it.tiles; t++, queries++) {
@@ -301,17 +308,15 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
         float dq[32];
         uint32_t p[4][4], ds[4][4]; /* here, for products read them until the wait below */
         np_barrier_wait(m.barriers + (memory::QUERY_FULL + place), np_ring_parity<SLOTS>(queries));
-        np_barrier_wait(m.barriers + (memory::STATISTICS_FULL + place), np_ring_parity<SLOTS>(queries));
         if (t >= own) {
           float s[32], dp[32];
-          bool partial =
-              np_attention_kind(&it.map, t, u) == NP_TILE_PARTIAL || (u + 1) * NP_TILE_ROWS > task->tokens;
           np_wgmma_fence();
           issue_pairs<width>(s, k + w * memory::ELEMENTS, q);
           issue_pairs<width>(dp, v + w * memory::ELEMENTS, dout);
+          np_barrier_wait(m.barriers + (memory::STATISTICS_FULL + place), np_ring_parity<SLOTS>(queries));
           np_wgmma_wait<1>();
           np_wgmma_hold(s);
-          probabilities(s, statistics, scale2, partial, t * NP_TILE_ROWS, first);
+          probabilities(s, statistics, scale2, &it.map, t, u);
           np_sums_to_a(s, p);
           issue_sums(dv, p, dout);
           np_wgmma_wait<1>();
@@ -330,10 +335,8 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
         bool duty = width > NP_PANEL_WIDTH || t % 2 == w;
         if (duty) {
           np_shared<const np_bf16> columns = k + (width > NP_PANEL_WIDTH ? w * (NP_PANEL_BYTES / 2) : 0);
-          np_wgmma_fence();
           issue_dq(dq, m.ds, columns, false);
           if (sees > 1) issue_dq(dq, m.ds + NP_PANEL_BYTES / 2, columns + memory::ELEMENTS, true);
-          np_wgmma_commit();
         }
         np_wgmma_wait<0>();
         np_wgmma_hold(dk);
@@ -341,7 +344,7 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
         np_barrier_release(m.barriers + (memory::QUERY_EMPTY + place));
         if (duty) {
           np_wgmma_hold(dq);
-          pass_dq<width>(task, &it, t, w, dq, pair > 0, sees <= 2, scale);
+          pass_dq<width>(task, &it, t, w, dq, pair > 0, sees <= 2);
         }
       }
       np_barrier_release(m.barriers + (memory::PAIR_EMPTY + slot));
@@ -357,14 +360,15 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
 #endif /* NP_HOPPER_CODE */
 
 template <int width>
-NP_KERNEL_BLOCKS(THREADS, 1) hopper_backward(NP_MAP qkv, NP_MAP out, NP_MAP dout, const backward_task task) {
+NP_KERNEL_BLOCKS(THREADS, 1)
+hopper_backward(NP_MAP qkv, NP_MAP out, NP_MAP dout, const backward_task task) {
 #ifdef NP_HOPPER_CODE
   typedef backward_memory<width> memory;
   memory m;
   if (threadIdx.x == 0) {
     static_assert(memory::COUNT == 12, "arrivals below");
-    const int arrivals[memory::COUNT] = {1, 1, CONSUMERS * WARPS, CONSUMERS * WARPS, 1, 1, CONSUMERS * WARPS, CONSUMERS * WARPS,
-                                         2, 2, 1, 2};
+    const int arrivals[memory::COUNT] = {
+        1, 1, CONSUMERS * WARPS, CONSUMERS * WARPS, 1, 1, CONSUMERS * WARPS, CONSUMERS * WARPS, 2, 2, 1, 2};
     for (int i = 0; i < memory::COUNT; i++) np_barrier_init(m.barriers + i, arrivals[i]);
     np_barrier_init_done();
   }
@@ -384,7 +388,8 @@ NP_KERNEL_BLOCKS(THREADS, 1) hopper_backward(NP_MAP qkv, NP_MAP out, NP_MAP dout
 
 /* ---- launchers ---- */
 
-size_t np_kernel_attention_hopper_backward_scratch(const np_gpu *gpu, int batch, int tokens, int heads, int head_width) {
+size_t np_kernel_attention_hopper_backward_scratch(const np_gpu *gpu, int batch, int tokens, int heads,
+                                                   int head_width) {
   size_t tiles = static_cast<size_t>(tokens + NP_TILE_ROWS - 1) / NP_TILE_ROWS;
   size_t blocks = static_cast<size_t>(batch) * static_cast<size_t>(heads);
   if (blocks > static_cast<size_t>(gpu->processors)) blocks = static_cast<size_t>(gpu->processors);
@@ -400,12 +405,16 @@ template <int width> static np_status launch(const np_gpu *gpu, const np_kernel_
     np_status st = np_tensor_map_encode(&maps[i], &shapes[i]);
     if (st != NP_OK) return st;
   }
-  backward_task task = {a->tokens, a->heads,     a->batch * a->heads,
-                        a->prefix, a->lse,       static_cast<np_bf16 *>(a->dqkv),
+  backward_task task = {a->tokens,
+                        a->heads,
+                        a->batch * a->heads,
+                        a->prefix,
+                        a->lse,
+                        static_cast<np_bf16 *>(a->dqkv),
                         static_cast<float *>(a->scratch)};
   unsigned grid = static_cast<unsigned>(task.items < gpu->processors ? task.items : gpu->processors);
-  return np_launch(gpu, "attention_hopper_backward", hopper_backward<width>, grid, THREADS, backward_memory<width>::BYTES,
-                   maps[0], maps[1], maps[2], task);
+  return np_launch(gpu, "attention_hopper_backward", hopper_backward<width>, grid, THREADS,
+                   backward_memory<width>::BYTES, maps[0], maps[1], maps[2], task);
 }
 
 np_status np_kernel_attention_hopper_backward(const np_gpu *gpu, const np_kernel_attention *a) {

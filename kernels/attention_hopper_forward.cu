@@ -38,7 +38,8 @@ typedef struct forward_task {
 
 /* Shared memory: Q [2 tiles], K [4], V [4], then the barriers. */
 template <int width> struct forward_memory {
-  static constexpr int TILE = np_tile_bytes(width), K = CONSUMERS * TILE, V = K + SLOTS * TILE, BARRIERS = V + SLOTS * TILE;
+  static constexpr int TILE = np_tile_bytes(width), K = CONSUMERS * TILE, V = K + SLOTS * TILE,
+                       BARRIERS = V + SLOTS * TILE;
   static constexpr int Q_FULL = 0, Q_EMPTY = 2, K_FULL = 4, K_EMPTY = 8, V_FULL = 12, V_EMPTY = 16, COUNT = 20;
   static constexpr int BYTES = BARRIERS + COUNT * 8;
   np_shared<np_bf16> q = np_shared_at<np_bf16>(0), k = np_shared_at<np_bf16>(K), v = np_shared_at<np_bf16>(V);
@@ -143,8 +144,9 @@ NP_DEVICE void issue_scores(float (&s)[32], const uint32_t (&q)[width / 16][4], 
 }
 
 template <int width>
-NP_DEVICE void issue_values(float (&o)[width / 2], const uint32_t (&p)[4][4], np_shared<const np_bf16> v, bool accumulate) {
+NP_DEVICE void issue_values(float (&o)[width / 2], uint32_t (&p)[4][4], np_shared<const np_bf16> v, bool accumulate) {
   uint64_t matrix = np_matrix(v);
+  np_wgmma_hold(p);
   np_wgmma_fence();
 #pragma unroll
   for (int i = 0; i < 4; i++) np_wgmma<true>(o, p[i], np_matrix_at(matrix, np_down_rows(i)), i > 0 || accumulate);
@@ -158,8 +160,8 @@ template <int width> NP_DEVICE void rescale(float (&o)[width / 2], const float (
 
 /* Results of one consumer's 64 queries. */
 template <int width>
-NP_DEVICE void finish(const forward_task *task, const forward_item *it, int tile, float scale, const float (&o)[width / 2],
-                      softmax_state *state) {
+NP_DEVICE void finish(const forward_task *task, const forward_item *it, int tile, float scale,
+                      const float (&o)[width / 2], softmax_state *state) {
   np_bf16 *row[2];
 #pragma unroll
   for (int r = 0; r < 2; r++) {
@@ -182,7 +184,7 @@ NP_DEVICE void finish(const forward_task *task, const forward_item *it, int tile
 template <int width> NP_DEVICE void consume(const forward_task *task, int w) {
   typedef forward_memory<width> memory;
   memory m;
-  const float scale = rsqrtf(static_cast<float>(width)), scale2 = scale * 1.44269504088896341f;
+  constexpr float scale = np_score_scale<width>, scale2 = scale * NP_LOG2_E;
   int used = 0, taken = 0;
   for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
     int number = np_round_item(round);
@@ -286,11 +288,11 @@ template <int width> static np_status launch(const np_gpu *gpu, const np_kernel_
   np_status st = np_tensor_map_encode(&map, &shape);
   if (st != NP_OK) return st;
   int blocks = (a->tokens + CONSUMERS * NP_TILE_ROWS - 1) / (CONSUMERS * NP_TILE_ROWS);
-  forward_task task = {a->tokens, a->heads, blocks, a->batch * a->heads * blocks, a->prefix, static_cast<np_bf16 *>(a->out),
-                       a->lse};
+  forward_task task = {
+      a->tokens, a->heads, blocks, a->batch * a->heads * blocks, a->prefix, static_cast<np_bf16 *>(a->out), a->lse};
   unsigned grid = static_cast<unsigned>(task.items < gpu->processors ? task.items : gpu->processors);
-  return np_launch(gpu, "attention_hopper_forward", hopper_forward<width>, grid, THREADS, forward_memory<width>::BYTES, map,
-                   task);
+  return np_launch(gpu, "attention_hopper_forward", hopper_forward<width>, grid, THREADS, forward_memory<width>::BYTES,
+                   map, task);
 }
 
 np_status np_kernel_attention_hopper_forward(const np_gpu *gpu, const np_kernel_attention *a) {

@@ -1,14 +1,14 @@
-/* What sm_90a adds to device.cuh: matrix products of a warpgroup (wgmma), copies by tensor map (TMA), barriers in shared
- * memory that count bytes (mbarrier), registers handed from one warpgroup to another. As there, the GPU's half is below
- * and the host's half, for tests/simt, in tests/simt/hopper_emulation.h.
+/* What sm_90a adds to device.cuh: matrix products of a warpgroup (wgmma), copies by tensor map (TMA), barriers in
+ * shared memory that count bytes (mbarrier), registers handed from one warpgroup to another. As there, the GPU's half
+ * is below and the host's half, for tests/simt, in tests/simt/hopper_emulation.h.
  *
  * Tiles. All matrices lie in shared memory as tiles of 64 rows (tokens) × d columns, cut into panels of 64 columns:
  *
  *     panel 0 (8 KiB)        panel 1              a row of a panel is 128 bytes, eight chunks of 16; in row r chunk c
- *     ┌─── 64 columns ───┐   ┌────────────────┐   lies where chunk c ^ (r % 8) would: the 128-byte swizzle, by which the
- *     │ row 0: 128 bytes │   │                │   tensor cores and ldmatrix find eight rows in eight different banks.
- *     │ …                │   │                │   TMA writes it so, wgmma reads it so; the pattern repeats every 8 rows,
- *     │ row 63           │   │                │   1024 bytes, and panels start at multiples of that.
+ *     ┌─── 64 columns ───┐   ┌────────────────┐   lies where chunk c ^ (r % 8) would: the 128-byte swizzle, by which
+ * the │ row 0: 128 bytes │   │                │   tensor cores and ldmatrix find eight rows in eight different banks.
+ *     │ …                │   │                │   TMA writes it so, wgmma reads it so; the pattern repeats every 8
+ * rows, │ row 63           │   │                │   1024 bytes, and panels start at multiples of that.
  *     └──────────────────┘   └────────────────┘
  *
  * The same tile serves as either kind of operand. "K-major": the products run along a row (Q·Kᵀ: over d). "MN-major",
@@ -26,6 +26,9 @@ constexpr int NP_TILE_ROWS = 64;
 constexpr int NP_PANEL_WIDTH = 64;                                /* columns */
 constexpr int NP_PANEL_BYTES = NP_TILE_ROWS * NP_PANEL_WIDTH * 2; /* bf16 */
 constexpr int NP_GROUP = 128;                                     /* threads of a warpgroup */
+constexpr float NP_LOG2_E = 1.44269504088896341f;
+/* 1 / sqrt(width of a head), of the two widths. */
+template <int width> constexpr float np_score_scale = width == 64 ? 0.125f : 0.0883883476483184406f;
 constexpr int np_tile_bytes(int width) { return width / NP_PANEL_WIDTH * NP_PANEL_BYTES; }
 
 /* A tensor that np_tensor_load reads tiles of: [images, tokens, slices, width] bf16, slices being 3·h or h. */
@@ -81,8 +84,8 @@ NP_DEVICE void np_async_fence() { asm volatile("fence.proxy.async.shared::cta;" 
 /* ---- copies by tensor map ---- */
 /* A panel, rows token … token+63 and columns column … column+63 of one slice of one image, to `to`, swizzled; rows
  * beyond the image's tokens arrive as zeros. Counts NP_PANEL_BYTES at the barrier. One thread calls it. */
-NP_DEVICE void np_tensor_load(np_shared<np_bf16> to, const np_tensor_map *map, int column, int slice, int token, int image,
-                              np_shared<uint64_t> barrier) {
+NP_DEVICE void np_tensor_load(np_shared<np_bf16> to, const np_tensor_map *map, int column, int slice, int token,
+                              int image, np_shared<uint64_t> barrier) {
   asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], "
                "[%1, {%2, %3, %4, %5}], [%6];" ::"r"(np_shared_address(to)),
                "l"(map), "r"(column), "r"(slice), "r"(token), "r"(image), "r"(np_shared_address(barrier))
@@ -105,6 +108,12 @@ template <int n> NP_DEVICE void np_wgmma_hold(uint32_t (&a)[n][4]) {
 #pragma unroll
   for (int i = 0; i < 4 * n; i++) asm volatile("" : "+r"(a[i / 4][i % 4])::"memory");
 }
+/* The value, with its past forgotten: keeps what is computed from it in a loop from being computed before the loop, and
+ * held in registers all the time. */
+NP_DEVICE int np_here(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
 /* Until at most `left` of the committed groups are under way. Follow it by np_wgmma_hold of what was waited for. */
 template <int left> NP_DEVICE void np_wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(left) : "memory");
@@ -123,8 +132,7 @@ template <int left> NP_DEVICE void np_wgmma_wait() {
 #define NP_SUMS_32(d, i) NP_SUMS_8(d, i), NP_SUMS_8(d, i + 8), NP_SUMS_8(d, i + 16), NP_SUMS_8(d, i + 24)
 
 /* a from registers. */
-template <bool turned_b>
-NP_DEVICE void np_wgmma(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+template <bool turned_b> NP_DEVICE void np_wgmma(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
   asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, %37, 0;\n\t"
                "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " NP_REGISTERS_32
                ", {%32,%33,%34,%35}, %36, add, 1, 1, %38;\n\t}"
@@ -132,8 +140,7 @@ NP_DEVICE void np_wgmma(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)),
                  "n"(static_cast<int>(turned_b)));
 }
-template <bool turned_b>
-NP_DEVICE void np_wgmma(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+template <bool turned_b> NP_DEVICE void np_wgmma(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
   asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, %69, 0;\n\t"
                "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " NP_REGISTERS_64
                ", {%64,%65,%66,%67}, %68, add, 1, 1, %70;\n\t}"
@@ -162,12 +169,12 @@ template <int count> NP_DEVICE void np_registers_take() {
 }
 
 /* ---- tensor maps ---- */
-/* The map by which panels of `shape` are loaded. The driver's encoder is asked for by name, so that the program starts on
- * machines without a driver. */
+/* The map by which panels of `shape` are loaded. The driver's encoder is asked for by name, so that the program starts
+ * on machines without a driver. */
 static np_status np_tensor_map_encode(np_tensor_map *map, const np_tensor_shape *shape) {
-  typedef CUresult (*encoder)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *,
-                              const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
-                              CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+  typedef CUresult (*encoder)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
+                              const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
+                              CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
   void *found = nullptr;
   cudaDriverEntryPointQueryResult answer = cudaDriverEntryPointSymbolNotFound;
   cudaError_t failed =
@@ -177,12 +184,13 @@ static np_status np_tensor_map_encode(np_tensor_map *map, const np_tensor_shape 
   cuuint64_t slice = static_cast<cuuint64_t>(shape->width) * 2, token = slice * static_cast<cuuint64_t>(shape->slices);
   cuuint64_t sizes[4] = {static_cast<cuuint64_t>(shape->width), static_cast<cuuint64_t>(shape->slices),
                          static_cast<cuuint64_t>(shape->tokens), static_cast<cuuint64_t>(shape->images)};
-  cuuint64_t strides[3] = {slice, token, token * static_cast<cuuint64_t>(shape->tokens)}; /* bytes; elements are adjacent */
+  cuuint64_t strides[3] = {slice, token,
+                           token * static_cast<cuuint64_t>(shape->tokens)}; /* bytes; elements are adjacent */
   cuuint32_t box[4] = {NP_PANEL_WIDTH, 1, NP_TILE_ROWS, 1}, steps[4] = {1, 1, 1, 1};
-  CUresult refused = reinterpret_cast<encoder>(found)(
-      map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, const_cast<void *>(shape->base), sizes, strides, box, steps,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  CUresult refused =
+      reinterpret_cast<encoder>(found)(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4, const_cast<void *>(shape->base), sizes,
+                                       strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (refused == CUDA_SUCCESS) return NP_OK;
   return np_error(NP_ERR_LIBRARY, "cuTensorMapEncodeTiled refuses [%d, %d, %d, %d] at %p: error %d", shape->images,
                   shape->tokens, shape->slices, shape->width, shape->base, static_cast<int>(refused));
@@ -191,7 +199,8 @@ static np_status np_tensor_map_encode(np_tensor_map *map, const np_tensor_shape 
 #endif /* NP_SIMT */
 
 /* ---- common ---- */
-/* wgmma's descriptor of a matrix that starts at p: see above. The swizzle pattern starts at a multiple of 1024 bytes. */
+/* wgmma's descriptor of a matrix that starts at p: see above. The swizzle pattern starts at a multiple of 1024 bytes.
+ */
 NP_DEVICE uint64_t np_matrix(np_shared<const np_bf16> p) {
   uint64_t start = np_shared_address(p) >> 4, leading = NP_PANEL_BYTES >> 4, stride = 1024 >> 4, swizzle = 1;
   return start | leading << 16 | stride << 32 | swizzle << 62;
@@ -206,9 +215,7 @@ NP_DEVICE constexpr int np_down_rows(int k) { return k * 16 * NP_PANEL_WIDTH * 2
 NP_DEVICE uint64_t np_matrix_at(uint64_t matrix, int bytes) { return matrix + static_cast<uint64_t>(bytes >> 4); }
 
 /* Element number of row r, chunk c (8 columns) of a tile. */
-NP_DEVICE int np_chunk(int r, int c) {
-  return (c / 8 * NP_TILE_ROWS + r) * NP_PANEL_WIDTH + ((c % 8) ^ (r % 8)) * 8;
-}
+NP_DEVICE int np_chunk(int r, int c) { return (c / 8 * NP_TILE_ROWS + r) * NP_PANEL_WIDTH + ((c % 8) ^ (r % 8)) * 8; }
 
 /* A tile's panels, from row `token` on. */
 template <int width>
@@ -226,10 +233,10 @@ template <int n> NP_DEVICE void np_sums_to_a(const float (&d)[n], uint32_t (&a)[
     for (int i = 0; i < 4; i++) a[k][i] = np_narrow2(d[8 * k + 2 * i], d[8 * k + 2 * i + 1]);
 }
 
-/* Write rows of d · scale[row of the lane] as bf16, 16 bytes a lane. A quad holds a row in pieces of two columns; it turns
- * them round so that each lane has eight columns and the quad writes 64 bytes in a row:
- *     lane t holds columns 8j+2t, +1 of blocks j = 0 … 3   →   lane t holds columns 8t … 8t+7 of block t
- * row[0], row[1]: where rows g and g+8 of the warp start; NULL: beyond the last token. */
+/* Write rows of d · scale[row of the lane] as bf16, 16 bytes a lane. A quad holds a row in pieces of two columns; it
+ * turns them round so that each lane has eight columns and the quad writes 64 bytes in a row: lane t holds columns
+ * 8j+2t, +1 of blocks j = 0 … 3   →   lane t holds columns 8t … 8t+7 of block t row[0], row[1]: where rows g and g+8 of
+ * the warp start; NULL: beyond the last token. */
 template <int n> NP_DEVICE void np_rows_store(const float (&d)[n], const float (&scale)[2], np_bf16 *const (&row)[2]) {
   int t = np_lane() % 4;
 #pragma unroll

@@ -33,11 +33,12 @@ NP_DEVICE void standardise(int values, float sum, np_shared<float> t) {
   for (int j = np_lane(); j < values; j += NP_WARP) t[j] = (t[j] - mean - missed) * factor;
 }
 
-/* One row against its target; returns this lane's share of Σ (pred - t)². n divides values; pred may be dpred. */
+/* One row against its target; returns this lane's share of Σ (pred - t)², squared in float64, where no square of a
+ * finite difference is infinite. n divides values; pred may be dpred. */
 template <class T, int n>
-NP_DEVICE float compare(int values, float step, np_shared<const float> t, const T *pred, T *dpred) {
+NP_DEVICE double compare(int values, float step, np_shared<const float> t, const T *pred, T *dpred) {
   enum { ROUND = 2 };
-  float sum = 0.0f;
+  double sum = 0.0;
   for (int first = np_lane() * n; first < values; first += ROUND * NP_WARP * n) {
     np_vec<T, n> held[ROUND];
 #pragma unroll
@@ -53,7 +54,7 @@ NP_DEVICE float compare(int values, float step, np_shared<const float> t, const 
 #pragma unroll
       for (int j = 0; j < n; j++) {
         d[j] -= target[j];
-        sum = fmaf(d[j], d[j], sum);
+        sum += static_cast<double>(d[j]) * static_cast<double>(d[j]);
         d[j] *= step;
       }
       if (dpred) np_store_all(dpred + at, d);
@@ -87,8 +88,8 @@ pixel_loss(np_pixels pixels, int64_t rows, int room, bool normalize, const int32
     const float sum = np_read_patch(pixels, token / tokens, token % tokens + 1, false, level, t);
     if (normalize) standardise(values, sum, t);
     np_warp_sync();
-    const float squares = compare<T, n>(values, step, t, pred + r * values, gradient);
-    loss += static_cast<double>(np_warp_sum(squares)) / values;
+    const double squares = compare<T, n>(values, step, t, pred + r * values, gradient);
+    loss += np_warp_sum(squares) / values;
     np_warp_sync();
   }
   if (np_lane() == 0) warp_losses[np_warp()] = loss;

@@ -10,7 +10,7 @@
 #define NP_TESTS_OPS_HARNESS_H
 
 #include "ops/ops.h"
-#ifdef NP_TEST_SIMT
+#ifdef NP_TEST_CUDA
 #include "ops/cuda.h"
 #endif
 
@@ -39,12 +39,33 @@ typedef struct harness {
 
 /* ---- buffers ---- */
 
+/* Memory that operators and this test both use: the host's, for the CUDA backend such as a GPU sees, too. */
+static inline unsigned char *h_memory(harness *h, size_t bytes) {
+  void *memory;
+#ifdef NP_TEST_CUDA
+  if (np_cuda_mapped_alloc(h->ops, bytes, &memory) != NP_OK) fail_msg("%s: %s", h->name, np_error_message());
+#else
+  (void)h;
+  memory = aligned_alloc(64, (bytes + 63) / 64 * 64);
+  assert_non_null(memory);
+#endif
+  return memory;
+}
+
+static inline void h_forget(harness *h, unsigned char *memory) {
+#ifdef NP_TEST_CUDA
+  np_cuda_mapped_release(h->ops, memory);
+#else
+  (void)h;
+  free(memory);
+#endif
+}
+
 /* `bytes` between two guard zones; every byte is set to a NaN pattern, so that what an operator forgets to write is
  * found. */
 static inline void *h_take(harness *h, size_t bytes) {
   assert_true(h->buffers < H_BUFFERS);
-  unsigned char *memory = aligned_alloc(64, (bytes + 2 * H_ZONE + 63) / 64 * 64);
-  assert_non_null(memory);
+  unsigned char *memory = h_memory(h, bytes + 2 * H_ZONE);
   memset(memory, H_GUARD, H_ZONE);
   memset(memory + H_ZONE, 0xff, bytes);
   memset(memory + H_ZONE + bytes, H_GUARD, H_ZONE);
@@ -59,7 +80,7 @@ static inline void h_finish(harness *h) {
     const unsigned char *memory = h->buffer[i].memory, *after = memory + H_ZONE + h->buffer[i].bytes;
     for (int j = 0; j < H_ZONE; j++)
       if (memory[j] != H_GUARD || after[j] != H_GUARD) fail_msg("%s: buffer %d was written outside", h->name, i);
-    free(h->buffer[i].memory);
+    h_forget(h, h->buffer[i].memory);
   }
   h->buffers = 0;
 }
@@ -158,9 +179,11 @@ static inline double h_slope(double (*f)(const double *x, void *context), double
   return (up - down) / (2.0 * step);
 }
 
+/* Run an operation and wait for it. */
 #define H_OK(expr)                                                                                                     \
   do {                                                                                                                 \
-    if ((expr) != NP_OK) fail_msg("%s: %s", h->name, np_error_message());                                              \
+    if ((expr) != NP_OK || h->ops->download(h->ops, NULL, NULL, 0) != NP_OK)                                           \
+      fail_msg("%s: %s", h->name, np_error_message());                                                                 \
   } while (0)
 
 /* Name the case at hand in messages. */
@@ -186,16 +209,26 @@ static inline void h_run(harness *h, np_status opened, void (*test)(harness *h))
   h->ops->destroy(h->ops);
 }
 
-#ifdef NP_TEST_SIMT /* the CUDA backend on the emulated GPU (tests/simt), which reads and writes host memory */
+#ifdef NP_TEST_CUDA /* the CUDA backend: "gpu", or "simt" on the emulated GPU (tests/simt) */
 static inline void h_each(void (*test)(harness *h)) {
   static const struct {
     const char *name;
     np_cuda_options options;
-  } forms[] = {{"simt f32", {.act = NP_F32, .device = -1}},
-               {"simt bf16", {.act = NP_BF16, .device = -1, .attention = NP_ATTENTION_PORTABLE}}};
+    bool gpu_alone;
+  } forms[] = {
+      {"f32", {.act = NP_F32, .device = -1}, false},
+      {"bf16 portable", {.act = NP_BF16, .device = -1, .attention = NP_ATTENTION_PORTABLE}, false},
+      {"bf16", {.act = NP_BF16, .device = -1}, true}, /* Hopper's attention where it runs */
+  };
+  np_cuda_about about;
+  if (np_cuda_look(-1, &about) != NP_OK) {
+    print_message("skipped: %s\n", np_error_message());
+    exit(77);
+  }
   for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
     harness h = {.act = forms[i].options.act, .random = H_SEED};
-    snprintf(h.form, sizeof h.form, "%s", forms[i].name);
+    if (forms[i].gpu_alone && strcmp(NP_TEST_CUDA, "gpu") != 0) continue;
+    snprintf(h.form, sizeof h.form, NP_TEST_CUDA " %s", forms[i].name);
     np_status st = np_ops_cuda(&forms[i].options, &h.ops);
     if (st != NP_OK) fail_msg("%s: %s", h.form, np_error_message());
     h_run(&h, st, test);

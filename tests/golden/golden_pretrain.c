@@ -76,7 +76,7 @@ static np_status make_model(fixture *f, np_dtype act) {
   np_status st = NP_OK;
   float *start = NULL;
   np_model_options options = {.batch = f->batch, .head = true, .train = true};
-  NP_TRY(np_ops_cpu(act, 0, &f->ops));
+  NP_TRY(golden_ops(act, NULL, &f->ops));
   NP_TRY(np_model_create(f->ops, &f->config, &options, &f->model));
   const np_params *params = np_model_params(f->model);
   start = malloc((size_t)params->total * sizeof *start);
@@ -217,7 +217,7 @@ int golden_pretrain(const char *folder) {
     f.bounds = bounds_f32;
     printf("  float32\n");
     run(&f, NP_F32);
-    if (np_cpu_has_bf16()) {
+    if (golden_has_bf16()) {
       f.bounds = bounds_bf16;
       printf("  bf16\n");
       run(&f, NP_BF16);

@@ -84,7 +84,7 @@ static np_status make_trunk(fixture *f, np_dtype act) {
   np_status st = NP_OK;
   const np_model_options options = {.batch = f->batch};
   float *start = NULL;
-  NP_TRY(np_ops_cpu(act, 0, &f->ops));
+  NP_TRY(golden_ops(act, NULL, &f->ops));
   NP_TRY(np_model_create(f->ops, &f->config, &options, &f->model));
   const np_params *params = np_model_params(f->model);
   if (!(start = malloc((size_t)params->total * sizeof *start))) return np_error(NP_ERR_MEMORY, "out of memory");
@@ -99,7 +99,7 @@ static np_status make_head(fixture *f) {
   np_status st = NP_OK;
   const size_t features = (size_t)f->batch * (size_t)f->shape.tokens * (size_t)f->shape.width * sizeof(float);
   void *device = NULL;
-  NP_TRY(np_ops_cpu(NP_F32, 0, &f->head_ops));
+  NP_TRY(golden_ops(NP_F32, f->ops, &f->head_ops));
   NP_TRY(np_heads_create(f->head_ops, &f->shape, true, &f->heads));
   NP_TRY(f->head_ops->alloc(f->head_ops, features, &device));
   f->features = device;
@@ -253,7 +253,7 @@ int golden_probe(const char *folder) {
     f.bounds = bounds_f32;
     printf("  float32\n");
     run(&f, NP_F32);
-    if (np_cpu_has_bf16()) {
+    if (golden_has_bf16()) {
       f.bounds = bounds_bf16;
       printf("  bf16\n");
       run(&f, NP_BF16);

@@ -1,5 +1,5 @@
-/* golden [CASE_FOLDER ...]: compare with cases computed by the official code. Without arguments: every case of the
- * shared folder. */
+/* golden [backend=cpu|cuda] [CASE_FOLDER ...]: compare with cases computed by the official code. Without arguments:
+ * every case of the shared folder. */
 #include "golden/golden.h"
 #include "util/file.h"
 #include "util/status.h"
@@ -68,9 +68,20 @@ static int run_all(const char *root) {
 
 int main(int argc, char **argv) {
   setvbuf(stdout, NULL, _IOLBF, 0);
-  if (argc < 2) return run_all(NP_SHARED_DIR "/golden");
-  int failed = 0;
-  for (int i = 1; i < argc; i++) failed += run_case(argv[i]);
-  printf("%d passed, %d failed\n", argc - 1 - failed, failed);
+  int failed = 0, first = 1;
+  if (argc > 1 && !strncmp(argv[1], "backend=", 8)) {
+    first = 2;
+    if (strcmp(argv[1], "backend=cpu") && strcmp(argv[1], "backend=cuda")) {
+      printf("%s: expected backend=cpu or backend=cuda\n", argv[1]);
+      return FAILED;
+    }
+    if (golden_backend(strcmp(argv[1], "backend=cuda") ? NP_BACKEND_CPU : NP_BACKEND_CUDA) != NP_OK) {
+      printf("SKIPPED: %s\n", np_error_message());
+      return SKIPPED;
+    }
+  }
+  if (argc == first) return run_all(NP_SHARED_DIR "/golden");
+  for (int i = first; i < argc; i++) failed += run_case(argv[i]);
+  printf("%d passed, %d failed\n", argc - first - failed, failed);
   return failed ? FAILED : PASSED;
 }

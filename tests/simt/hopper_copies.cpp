@@ -108,7 +108,8 @@ void check_engine_read(const void *p, size_t bytes) {
   for (size_t i = first; i < first + bytes / CELL; i++) {
     uint32_t write = here.cells[i].write, by = write & NUMBER;
     if (write != 0 && write < UNDER_WAY && by < here.threads && s.fences[by] < write >> NUMBER_BITS)
-      fail("shared memory at offset %zu is read by wgmma with no np_async_fence since thread %u wrote there", i * CELL, by);
+      fail("shared memory at offset %zu is read by wgmma with no np_async_fence since thread %u wrote there", i * CELL,
+           by);
   }
   note_read(first, bytes / CELL);
 }

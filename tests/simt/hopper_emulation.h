@@ -3,11 +3,11 @@
  *   mbarrier   arrivals, bytes and phases are counted; a wait hands on what those knew who arrived, no more.
  *   TMA        a panel is under way from the call until nobody can run otherwise; until then its place may not be
  *              touched. Swizzled and cut at the image's last token as the hardware does it.
- *   wgmma      runs at np_wgmma_wait. From the call on its sums hold a NaN, and must still hold it when it runs; its a's
- *              must be what they were. It reads shared memory through its descriptors, bit by bit as PTX says, when it
- *              is called and again when it runs: what was not there yet, or is not there any more, is found.
- *   fences     of registers before wgmma; of what threads wrote before wgmma reads it (np_async_fence).
- * Descriptors: the 128-byte swizzle alone, patterns that start at multiples of 1024 bytes. */
+ *   wgmma      runs at np_wgmma_wait. From the call on its sums hold a NaN, and must still hold it when it runs; its
+ * a's must be what they were. It reads shared memory through its descriptors, bit by bit as PTX says, when it is called
+ * and again when it runs: what was not there yet, or is not there any more, is found. fences     of registers before
+ * wgmma; of what threads wrote before wgmma reads it (np_async_fence). Descriptors: the 128-byte swizzle alone,
+ * patterns that start at multiples of 1024 bytes. */
 #ifndef NP_SIMT_HOPPER_EMULATION_H
 #define NP_SIMT_HOPPER_EMULATION_H
 
@@ -47,11 +47,13 @@ void registers(int count);
 NP_DEVICE void np_barrier_init(np_shared<uint64_t> barrier, int count) { simt::mbarrier_init(barrier.raw(), count); }
 NP_DEVICE void np_barrier_init_done() { simt::mbarrier_announce(); }
 NP_DEVICE void np_barrier_arrive(np_shared<uint64_t> barrier) { simt::mbarrier_arrive(barrier.raw(), 0); }
-NP_DEVICE void np_barrier_expect(np_shared<uint64_t> barrier, int bytes) { simt::mbarrier_arrive(barrier.raw(), bytes); }
+NP_DEVICE void np_barrier_expect(np_shared<uint64_t> barrier, int bytes) {
+  simt::mbarrier_arrive(barrier.raw(), bytes);
+}
 NP_DEVICE void np_barrier_wait(np_shared<uint64_t> barrier, int parity) { simt::mbarrier_wait(barrier.raw(), parity); }
 NP_DEVICE void np_async_fence() { simt::async_fence(); }
-NP_DEVICE void np_tensor_load(np_shared<np_bf16> to, const np_tensor_map *map, int column, int slice, int token, int image,
-                              np_shared<uint64_t> barrier) {
+NP_DEVICE void np_tensor_load(np_shared<np_bf16> to, const np_tensor_map *map, int column, int slice, int token,
+                              int image, np_shared<uint64_t> barrier) {
   simt::tensor_load(to.raw(), map, {column, slice, token, image}, barrier.raw());
 }
 
@@ -59,6 +61,7 @@ NP_DEVICE void np_wgmma_fence() { simt::products_fence(); }
 NP_DEVICE void np_wgmma_commit() { simt::products_commit(); }
 template <int n> NP_DEVICE void np_wgmma_hold(float (&)[n]) {}
 template <int n> NP_DEVICE void np_wgmma_hold(uint32_t (&)[n][4]) {}
+NP_DEVICE int np_here(int value) { return value; }
 template <int left> NP_DEVICE void np_wgmma_wait() { simt::products_wait(left); }
 
 template <bool turned_b, int n>

@@ -33,18 +33,19 @@ struct call {
 struct warpgroup {
   bool fenced;
   std::vector<std::shared_ptr<sums>> open;
-  std::vector<call> calls;           /* not yet committed */
+  std::vector<call> calls; /* not yet committed */
   std::deque<std::vector<call>> committed;
 };
 thread_local warpgroup groups[MOST_THREADS / GROUP];
 
 warpgroup &own_group() { return groups[here.self->number / GROUP]; }
 
-/* Where element (mn, k) of a matrix lies: PTX ISA, matrix descriptor and canonical layouts, 128-byte swizzle of bf16. */
+/* Where element (mn, k) of a matrix lies: PTX ISA, matrix descriptor and canonical layouts, 128-byte swizzle of bf16.
+ */
 const unsigned char *element(uint64_t matrix, bool turned, int mn, int k) {
   size_t start = (matrix & 0x3fff) << 4, leading = (matrix >> 16 & 0x3fff) << 4, stride = (matrix >> 32 & 0x3fff) << 4;
-  if (matrix >> 62 != 1 || (matrix >> 49 & 7) != 0) fail("matrix descriptor %#llx: only 128-byte swizzle, base offset 0",
-                                                        static_cast<unsigned long long>(matrix));
+  if (matrix >> 62 != 1 || (matrix >> 49 & 7) != 0)
+    fail("matrix descriptor %#llx: only 128-byte swizzle, base offset 0", static_cast<unsigned long long>(matrix));
   size_t i = static_cast<size_t>(mn), j = static_cast<size_t>(k), offset;
   if (turned) offset = i % 64 * 2 + i / 64 * leading + j % 8 * 128 + j / 8 * stride;
   else offset = i % 8 * 128 + i / 8 * stride + j * 2;

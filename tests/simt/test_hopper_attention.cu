@@ -1,6 +1,6 @@
-/* The Hopper form of attention on the emulated GPU against float64, with bounds that follow from its arithmetic: what is
- * rounded to bfloat16 on the way (probabilities, score gradients) may each be off by 2^-8 of itself, results besides by
- * 2^-8 of themselves, and float32 sums by a little. */
+/* The Hopper form of attention on the emulated GPU against float64, with bounds that follow from its arithmetic: what
+ * is rounded to bfloat16 on the way (probabilities, score gradients) may each be off by 2^-8 of itself, results besides
+ * by 2^-8 of themselves, and float32 sums by a little. */
 #include "kernels/device.cuh"
 #include "kernels/kernels.h"
 
@@ -70,8 +70,8 @@ static void near(const char *what, const shape *s, const np_bf16 *got, const exp
     double value = static_cast<double>(np_bf16_to_f32(got[i]));
     double bound = want.off[i] + 0x1p-8 * fabs(want.value[i]) + 1e-6;
     if (!(fabs(value - want.value[i]) <= bound))
-      fail_msg("B%d N%d h%d d%d S%d: %s[%zu] is %.7g, expected %.7g within %.2g", s->batch, s->tokens, s->heads, s->width,
-               s->prefixed ? s->prefix[0] : -1, what, i, value, want.value[i], bound);
+      fail_msg("B%d N%d h%d d%d S%d: %s[%zu] is %.7g, expected %.7g within %.2g", s->batch, s->tokens, s->heads,
+               s->width, s->prefixed ? s->prefix[0] : -1, what, i, value, want.value[i], bound);
   }
 }
 
@@ -85,7 +85,8 @@ static size_t row(const shape *s, int b, int n, int head) {
 }
 static double dot(const np_bf16 *a, const np_bf16 *b, int n) {
   double sum = 0.0;
-  for (int i = 0; i < n; i++) sum += static_cast<double>(np_bf16_to_f32(a[i])) * static_cast<double>(np_bf16_to_f32(b[i]));
+  for (int i = 0; i < n; i++)
+    sum += static_cast<double>(np_bf16_to_f32(a[i])) * static_cast<double>(np_bf16_to_f32(b[i]));
   return sum;
 }
 
@@ -116,7 +117,8 @@ static void reference_forward(const shape *s, const np_bf16 *qkv, expected *out,
   for (int b = 0; b < s->batch; b++)
     for (int head = 0; head < s->heads; head++)
       for (int i = 0; i < s->tokens; i++) {
-        (*lse)[static_cast<size_t>((b * s->heads + head) * s->tokens + i)] = probabilities(s, qkv, b, head, i, p.data());
+        (*lse)[static_cast<size_t>((b * s->heads + head) * s->tokens + i)] =
+            probabilities(s, qkv, b, head, i, p.data());
         for (int j = 0; j < s->tokens; j++)
           if (p[static_cast<size_t>(j)] > 0.0)
             add(s, out, row(s, b, i, head), p[static_cast<size_t>(j)], 0.0, qkv + token(s, b, j, 2, head));
@@ -124,7 +126,8 @@ static void reference_forward(const shape *s, const np_bf16 *qkv, expected *out,
 }
 
 /* As in the operator, Σ p·dp is taken as Σ dout·out from the stored out. */
-static void reference_backward(const shape *s, const np_bf16 *qkv, const np_bf16 *out, const np_bf16 *dout, expected *dqkv) {
+static void reference_backward(const shape *s, const np_bf16 *qkv, const np_bf16 *out, const np_bf16 *dout,
+                               expected *dqkv) {
   std::vector<double> p(static_cast<size_t>(s->tokens));
   for (int b = 0; b < s->batch; b++)
     for (int head = 0; head < s->heads; head++)
@@ -148,23 +151,17 @@ static void reference_backward(const shape *s, const np_bf16 *qkv, const np_bf16
 /* ---- cases ---- */
 
 static const shape SHAPES[] = {
-    {5, 7, 2, 64, {0, 1, 3, 6, 7}, true},
-    {1, 1, 1, 128, {0}, true},
-    {3, 1, 3, 64, {1, 0, 1}, true},
-    {3, 64, 1, 128, {0, 63, 64}, true},
-    {3, 65, 1, 64, {0, 64, 33}, true},
-    {2, 196, 2, 128, {77, 196}, true},
-    {3, 256, 1, 128, {0, 255, 100}, true},
-    {1, 256, 2, 64, {130}, true},
-    {3, 300, 1, 64, {299, 150, 1}, true},
-    {1, 300, 1, 128, {1}, true},
-    {2, 130, 1, 128, {0}, false},
+    {5, 7, 2, 64, {0, 1, 3, 6, 7}, true},  {1, 1, 1, 128, {0}, true},         {3, 1, 3, 64, {1, 0, 1}, true},
+    {3, 64, 1, 128, {0, 63, 64}, true},    {3, 65, 1, 64, {0, 64, 33}, true}, {2, 196, 2, 128, {77, 196}, true},
+    {3, 256, 1, 128, {0, 255, 100}, true}, {1, 256, 2, 64, {130}, true},      {3, 300, 1, 64, {299, 150, 1}, true},
+    {1, 300, 1, 128, {1}, true},           {2, 130, 1, 128, {0}, false},
 };
 
 static void test_forward(void **) {
   for (const shape &s : SHAPES) {
     seed = 20240108;
-    size_t outs = static_cast<size_t>(s.batch * s.tokens * s.heads * s.width), rows = outs / static_cast<size_t>(s.width);
+    size_t outs = static_cast<size_t>(s.batch * s.tokens * s.heads * s.width),
+           rows = outs / static_cast<size_t>(s.width);
     tensor qkv(3 * outs, true), out(outs, false), again(outs, false);
     buffer<float> lse(rows, false);
     expected want(outs);
@@ -199,7 +196,8 @@ static void test_forward(void **) {
 static void test_backward(void **) {
   for (const shape &s : SHAPES) {
     seed = 20240108;
-    size_t outs = static_cast<size_t>(s.batch * s.tokens * s.heads * s.width), rows = outs / static_cast<size_t>(s.width);
+    size_t outs = static_cast<size_t>(s.batch * s.tokens * s.heads * s.width),
+           rows = outs / static_cast<size_t>(s.width);
     tensor qkv(3 * outs, true), dout(outs, true), out(outs, false), dqkv(3 * outs, false), again(3 * outs, false);
     size_t bytes = np_kernel_attention_hopper_backward_scratch(&GPU, s.batch, s.tokens, s.heads, s.width);
     buffer<float> lse(rows, false), scratch(bytes / sizeof(float), false);

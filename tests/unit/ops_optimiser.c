@@ -5,24 +5,24 @@ static void sums(harness *h) {
   static const int64_t counts[] = {0, 1, 7, 65, 1000, 200003};
   for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
     int64_t n = counts[c];
-    double *g64, sum = 0.0, got = 5.0, again = 6.0;
+    double *g64, sum = 0.0, *got = h_take_f64(h, 1), *again = h_take_f64(h, 1);
     float *g = h_normal_f32(h, n, 1e-3, &g64);
     h_case(h, "count %lld", (long long)n);
     for (int64_t i = 0; i < n; i++) sum += g64[i] * g64[i];
-    H_OK(h->ops->sum_squares(h->ops, n, g, &got));
-    H_OK(h->ops->sum_squares(h->ops, n, g, &again));
-    assert_true(got == again);
-    h_near(h, "sum", got, sum, 1e-13 * sum);
+    H_OK(h->ops->sum_squares(h->ops, n, g, got));
+    H_OK(h->ops->sum_squares(h->ops, n, g, again));
+    assert_true(*got == *again);
+    h_near(h, "sum", *got, sum, 1e-13 * sum);
     if (n > 0) {
       g[n / 2] = NAN;
-      H_OK(h->ops->sum_squares(h->ops, n, g, &got));
-      assert_true(isnan(got));
+      H_OK(h->ops->sum_squares(h->ops, n, g, got));
+      assert_true(isnan(*got));
       g[n / 2] = -INFINITY;
-      H_OK(h->ops->sum_squares(h->ops, n, g, &got));
-      assert_true(isinf(got));
+      H_OK(h->ops->sum_squares(h->ops, n, g, got));
+      assert_true(isinf(*got));
       g[n / 2] = 3e30f; /* its square is beyond float32 */
-      H_OK(h->ops->sum_squares(h->ops, n, g, &got));
-      h_near(h, "large sum", got, (double)3e30f * (double)3e30f, 1e50);
+      H_OK(h->ops->sum_squares(h->ops, n, g, got));
+      h_near(h, "large sum", *got, (double)3e30f * (double)3e30f, 1e50);
     }
     h_finish(h);
   }
