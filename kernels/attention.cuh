@@ -28,10 +28,14 @@
 #include "kernels/device.cuh"
 #include "ops/attention_tiles.h"
 
+/* Loops over registers must be unrolled whole. Unrolled by two, a product keeps few operands under way: unrolled whole,
+ * the compiler fetches so many ahead that the sums of the backward pass no longer fit beside them. */
 #if defined(NP_SIMT)
 #define NP_UNROLL
+#define NP_UNROLL_TWO
 #else
-#define NP_UNROLL _Pragma("unroll")
+#define NP_UNROLL     _Pragma("unroll")
+#define NP_UNROLL_TWO _Pragma("unroll 2")
 #endif
 
 static constexpr float NP_LOG2E = 1.44269504088896340736f, NP_LN2 = 0.69314718055994530942f;
@@ -95,6 +99,16 @@ NP_DEVICE bool np_att_whole(const np_attention_map &map, int t, int u) {
 
 /* ---- tiles in shared memory ---- */
 
+/* The same number, of which the compiler does not know that it is. What is worked out from it is worked out anew each
+ * time around a loop, at an instruction or two, where it would be held in registers all the way through, and others
+ * spilled. */
+NP_DEVICE int np_att_fresh(int value) {
+#if !defined(NP_SIMT)
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
 /* The element where `chunk` (8 columns) of a row lies in a tile. */
 template <int wide> NP_DEVICE int np_att_at(int row, int chunk) {
   return row * wide + ((chunk ^ (wide % 64 == 0 ? row & 7 : (row >> 1) & 3)) << 3);
@@ -112,7 +126,7 @@ template <int wide> NP_DEVICE int np_att_mine(int stride) {
 template <int wide>
 NP_DEVICE void np_att_load(np_shared<np_bf16> tile, const np_bf16 *mine, int stride, int rows, int width) {
   constexpr int chunks = wide / 8, at_once = NP_ATT_THREADS / chunks; /* rows that the threads take at once */
-  const int row = static_cast<int>(threadIdx.x) / chunks, chunk = static_cast<int>(threadIdx.x) % chunks;
+  const int thread = np_att_fresh(static_cast<int>(threadIdx.x)), row = thread / chunks, chunk = thread % chunks;
   NP_UNROLL
   for (int i = 0; i < NP_ATT_TILE; i += at_once, mine += at_once * stride) { /* one address at a time: registers */
     if (NP_ATT_THREADS % chunks != 0 && (row == at_once || i + row >= NP_ATT_TILE))
@@ -147,71 +161,80 @@ NP_DEVICE void np_att_store(np_shared<np_bf16> tile, const float (&sum)[wide / 8
 
 /* ---- products ---- */
 
-/* The address a lane gives ldmatrix for rows 16i … 16i + 15, columns 16k … 16k + 15 of a tile: matrices 0 and 1 are the
- * upper and lower eight rows of the left eight columns, 2 and 3 those of the right. All operands are taken so: one
- * address a lane. */
-template <int wide> NP_DEVICE int np_att_square(int i, int k) {
-  return 16 * i * wide + np_att_at<wide>(np_lane() & 15, 2 * k + (np_lane() >> 4));
+/* The place in a tile that a lane gives ldmatrix for its first 16 rows and columns, whose four matrices are
+ *
+ *      0 2   np_att_columns: left operands and turned right ones want their registers in this order
+ *      1 3
+ *
+ * or 0 1 over 2 3, np_att_lines: right operands as they lie, for a right operand is a pair of neighbouring registers.
+ */
+template <int wide> NP_DEVICE int np_att_columns() { return np_att_at<wide>(np_lane() & 15, np_lane() >> 4); }
+template <int wide> NP_DEVICE int np_att_lines() {
+  return np_att_at<wide>((np_lane() & 7) + (np_lane() >> 4) * 8, (np_lane() >> 3) & 1);
 }
-
+/* The same for rows 16i …, columns 16k …, from either. Places of a row are permuted by exclusive or, so this is one,
+ * too. */
+template <int wide> NP_DEVICE int np_att_square(int place, int i, int k) {
+  constexpr int permuted = wide % 64 == 0 ? 8 : 4; /* chunks that change places among each other */
+  return 16 * i * wide + 2 * k / permuted * permuted * 8 + (place ^ (2 * k % permuted * 8));
+}
 /* Columns 16k … 16k + 15 of the warp's 16 rows of a tile as the left operand. */
-template <int wide> NP_DEVICE void np_att_left(uint32_t (&a)[4], np_shared<const np_bf16> tile, int k) {
-  np_ldmatrix4(a, tile + np_warp() * 16 * wide + np_att_square<wide>(0, k));
+template <int wide> NP_DEVICE void np_att_left(uint32_t (&a)[4], np_shared<const np_bf16> tile, int place, int k) {
+  np_ldmatrix4(a, tile + np_warp() * 16 * wide + np_att_square<wide>(place, 0, k));
 }
 
-/* score [16, 64] += a · tileᵀ over columns 16k … 16k + 15 of the tile's 64 rows. */
-template <int wide>
-NP_DEVICE void np_att_across(float (&score)[8][4], const uint32_t (&a)[4], np_shared<const np_bf16> tile, int k) {
+/* score [16, 8·blocks] += a · tileᵀ over columns 16k … 16k + 15 of the tile's first 8·blocks rows. place: np_att_lines.
+ */
+template <int wide, int blocks>
+NP_DEVICE void np_att_across(float (&score)[blocks][4], const uint32_t (&a)[4], np_shared<const np_bf16> tile,
+                             int place, int k) {
   NP_UNROLL
-  for (int n = 0; n < 4; n++) {
+  for (int n = 0; n < blocks / 2; n++) {
     uint32_t r[4];
-    np_ldmatrix4(r, tile + np_att_square<wide>(n, k));
-    const uint32_t b0[2] = {r[0], r[2]}, b1[2] = {r[1], r[3]};
+    np_ldmatrix4(r, tile + np_att_square<wide>(place, n, k));
+    const uint32_t b0[2] = {r[0], r[1]}, b1[2] = {r[2], r[3]};
     np_mma_bf16(score[2 * n], a, b0);
     np_mma_bf16(score[2 * n + 1], a, b1);
   }
 }
 
-/* score [16, 64] = (the warp's 16 rows of left) · rightᵀ. */
-template <int wide>
-NP_DEVICE void np_att_scores(float (&score)[8][4], np_shared<const np_bf16> left, np_shared<const np_bf16> right) {
+template <int blocks> NP_DEVICE void np_att_clear(float (&sum)[blocks][4]) {
   NP_UNROLL
-  for (int n = 0; n < 8; n++) score[n][0] = score[n][1] = score[n][2] = score[n][3] = 0.0f;
-  NP_UNROLL
+  for (int n = 0; n < blocks; n++) sum[n][0] = sum[n][1] = sum[n][2] = sum[n][3] = 0.0f;
+}
+
+/* score [16, 8·blocks] = (the warp's 16 rows of left) · (right's first 8·blocks rows)ᵀ. */
+template <int wide, int blocks>
+NP_DEVICE void np_att_scores(float (&score)[blocks][4], np_shared<const np_bf16> left, np_shared<const np_bf16> right) {
+  const int columns = np_att_fresh(np_att_columns<wide>()), lines = np_att_fresh(np_att_lines<wide>());
+  np_att_clear(score);
+  NP_UNROLL_TWO
   for (int k = 0; k < wide / 16; k++) {
     uint32_t a[4];
-    np_att_left<wide>(a, left, k);
-    np_att_across<wide>(score, a, right, k);
+    np_att_left<wide>(a, left, columns, k);
+    np_att_across<wide>(score, a, right, lines, k);
   }
 }
 
-/* Weights of the warp's rows as the left operand of the next product: accumulators of blocks 2j, 2j + 1 are just where
- * the operand of columns 16j … 16j + 15 wants them. */
-NP_DEVICE void np_att_pack(uint32_t (&a)[4], const float (&low)[4], const float (&high)[4]) {
-  a[0] = np_narrow2(low[0], low[1]);
-  a[1] = np_narrow2(low[2], low[3]);
-  a[2] = np_narrow2(high[0], high[1]);
-  a[3] = np_narrow2(high[2], high[3]);
-}
-
-/* sum [16, wide] += a · rows 16j … 16j + 15 of the tile. */
+/* sum [16, wide] += weights [16, 64] · tile. The weights stand in accumulators, and those of blocks 2j, 2j + 1 are just
+ * where the left operand of columns 16j … 16j + 15 wants them: narrowed, they need not move. */
 template <int wide>
-NP_DEVICE void np_att_down(float (&sum)[wide / 8][4], const uint32_t (&a)[4], np_shared<const np_bf16> tile, int j) {
+NP_DEVICE void np_att_weigh(float (&sum)[wide / 8][4], const float (&weight)[8][4], np_shared<const np_bf16> tile) {
+  const int place = np_att_fresh(np_att_columns<wide>());
   NP_UNROLL
-  for (int n = 0; n < wide / 16; n++) {
-    uint32_t r[4];
-    np_ldmatrix4_turned(r, tile + np_att_square<wide>(j, n));
-    const uint32_t b0[2] = {r[0], r[1]}, b1[2] = {r[2], r[3]};
-    np_mma_bf16(sum[2 * n], a, b0);
-    np_mma_bf16(sum[2 * n + 1], a, b1);
+  for (int j = 0; j < 4; j++) {
+    const float(&low)[4] = weight[2 * j], (&high)[4] = weight[2 * j + 1];
+    const uint32_t a[4] = {np_narrow2(low[0], low[1]), np_narrow2(low[2], low[3]), np_narrow2(high[0], high[1]),
+                           np_narrow2(high[2], high[3])};
+    NP_UNROLL
+    for (int n = 0; n < wide / 16; n++) {
+      uint32_t r[4];
+      np_ldmatrix4_turned(r, tile + np_att_square<wide>(place, j, n));
+      const uint32_t b0[2] = {r[0], r[1]}, b1[2] = {r[2], r[3]};
+      np_mma_bf16(sum[2 * n], a, b0);
+      np_mma_bf16(sum[2 * n + 1], a, b1);
+    }
   }
-}
-
-/* sum [16, wide] += weights [16, 64] · tile. */
-template <int wide>
-NP_DEVICE void np_att_weigh(float (&sum)[wide / 8][4], const uint32_t (&weights)[4][4], np_shared<const np_bf16> tile) {
-  NP_UNROLL
-  for (int j = 0; j < 4; j++) np_att_down<wide>(sum, weights[j], tile, j);
 }
 
 #endif

@@ -7,25 +7,25 @@
  * dk and dv are sums over queries, dq is a sum over keys. A block owns one tile of either side, keeps the sums in
  * registers and walks the visible tiles of the other side in order; p is computed again from lse by both:
  *
- *              keys 0   1   2   3            owner of key tile 1:   down its column, from the first query tile that sees it
- *   queries 0       #   :   .   .                                   s = k·qᵀ, dp = v·doutᵀ, dv += p·dout, dk += ds·q
- *           1       #   #   .   .            owner of query tile 2: along its row, to the last key tile that it sees
- *           2     ──#───#───#─► .                                   s = q·kᵀ, dp = dout·vᵀ, dq += ds·k
- *           3       #   ▼   #   #
+ *              keys 0   1   2   3            owner of key tile 1:   down its column, from the first query tile that
+ * sees it queries 0       #   :   .   .                                   s = k·qᵀ, dp = v·doutᵀ, dv += p·dout, dk +=
+ * ds·q 1       #   #   .   .            owner of query tile 2: along its row, to the last key tile that it sees 2
+ * ──#───#───#─► .                                   s = q·kᵀ, dp = dout·vᵀ, dq += ds·k 3       #   ▼   #   #
  *
- * Both are one loop: two tiles A0, A1 of the own side stay in shared memory, pairs X, Y of the other side pass by, a warp
- * holds 16 own rows, so p and ds become left operands of the next product without leaving their registers:
+ * Both are one loop: two tiles A0, A1 of the own side stay in shared memory, pairs X, Y of the other side pass by, a
+ * warp holds 16 own rows, so p and ds become left operands of the next product without leaving their registers:
  *
  *   own keys:    A0 = k, A1 = v,    X = q, Y = dout        own queries: A0 = q, A1 = dout, X = k, Y = v
  *
- *   step i   wait for X, load the next X   s = A0·Xᵀ, p   wait for Y   dp = A1·Yᵀ, ds   (dv += p·Y)
+ *   step i   wait for X, load the next X   s = A0·Xᵀ, p   wait for Y   (dv += p·Y)   dp = A1·Yᵀ, ds
  *            load the next Y into Y's place   sum += ds·X
  *
- * Seven products where five would do, if one block did a whole head: then dq would be summed over key tiles too, in 128 KiB
- * of shared memory at N = 256, d = 128, which with the tiles is more than the 163 KiB of an A100, or through the second
- * cache; and a head would be one block, with no other to fill its waits. The time of both at N = 256 is near that of the
- * 512 kB a head reads and writes, which is the same, for owners of one head are neighbours in the grid and meet in the
- * cache. Sums of 64 rows × 128 columns, twice, take 128 of a thread's 255 registers: two blocks of 81 KiB a multiprocessor.
+ * Seven products where five would do, if one block did a whole head: then dq would be summed over key tiles too, in 128
+ * KiB of shared memory at N = 256, d = 128, which with the tiles is more than the 163 KiB of an A100, or through the
+ * second cache; and a head would be one block, with no other to fill its waits. The time of both at N = 256 is near
+ * that of the 512 kB a head reads and writes, which is the same, for owners of one head are neighbours in the grid and
+ * meet in the cache. Sums of 64 rows × 128 columns, twice, take 128 of a thread's 255 registers: two blocks of 81 KiB a
+ * multiprocessor.
  *
  * First a small pass puts lse·log2(e) and D of each query beside each other, zeros where the last tile sticks out: such
  * queries have q = dout = 0, so they add p·0 and 1·(0 - 0)·0: nothing, without a test. */
@@ -51,7 +51,8 @@ attention_backward_rows(const np_att_call call, int64_t count, const np_bf16 *ou
     const unsigned left[4] = {a.x, a.y, a.z, a.w}, right[4] = {b.x, b.y, b.z, b.w};
     NP_UNROLL
     for (int j = 0; j < 4; j++) {
-      sum = fmaf(np_widen(static_cast<np_bf16>(left[j] & 0xffff)), np_widen(static_cast<np_bf16>(right[j] & 0xffff)), sum);
+      sum = fmaf(np_widen(static_cast<np_bf16>(left[j] & 0xffff)), np_widen(static_cast<np_bf16>(right[j] & 0xffff)),
+                 sum);
       sum = fmaf(np_widen(static_cast<np_bf16>(left[j] >> 16)), np_widen(static_cast<np_bf16>(right[j] >> 16)), sum);
     }
   }
@@ -81,24 +82,13 @@ template <int wide> NP_DEVICE backward_room<wide> backward_room_at() {
   return room;
 }
 
-template <int wide> NP_DEVICE void clear(float (&sum)[wide / 8][4]) {
-  NP_UNROLL
-  for (int n = 0; n < wide / 8; n++) sum[n][0] = sum[n][1] = sum[n][2] = sum[n][3] = 0.0f;
-}
-
-NP_DEVICE void pack(uint32_t (&weights)[4][4], const float (&value)[8][4]) {
-  NP_UNROLL
-  for (int j = 0; j < 4; j++) np_att_pack(weights[j], value[2 * j], value[2 * j + 1]);
-}
-
 /* Start copying the numbers of a query tile: 64 of 8 bytes, two to a copy. */
 NP_DEVICE void load_rows(np_shared<float2> to, const float2 *from) {
   const int i = static_cast<int>(threadIdx.x) * 2;
   if (i < NP_ATT_TILE) np_copy_async(to + i, from + i, true);
 }
 
-/* Scores [16 keys, 64 queries] become p. `rows`: the queries'. masked: key `key` (row g), key + 8 against queries from
- * `query` on. */
+/* Scores [16 keys, 64 queries] become p. `rows`: the queries'. */
 NP_DEVICE void weigh_keys(float (&score)[8][4], np_shared<const float2> rows, float scale_log2) {
   NP_UNROLL
   for (int n = 0; n < 8; n++) {
@@ -111,10 +101,11 @@ NP_DEVICE void weigh_keys(float (&score)[8][4], np_shared<const float2> rows, fl
   }
 }
 
-/* What key rows g and g + 8 do not show to queries query, query + 1, … gets p = 0. */
+/* Pairs hidden by the mask get p = 0: rows are keys. key, query: the first of their tiles. */
 NP_DEVICE void hide_keys(float (&p)[8][4], const np_attention_map &map, int key, int query) {
+  const int thread = np_att_fresh(static_cast<int>(threadIdx.x)), column = thread % 4 * 2;
+  key += thread / NP_WARP * 16 + thread % NP_WARP / 4;
   const int low = np_attention_first_query(&map, key) - query, high = np_attention_first_query(&map, key + 8) - query;
-  const int column = np_lane() % 4 * 2;
   NP_UNROLL
   for (int n = 0; n < 8; n++) {
     NP_UNROLL
@@ -125,11 +116,27 @@ NP_DEVICE void hide_keys(float (&p)[8][4], const np_attention_map &map, int key,
   }
 }
 
+/* What a block owns: dk and dv of a key tile, or dq of a query tile. grid: [B, h, 2·tiles]: key tiles from the first
+ * and query tiles from the last on by turns, for those walk longest. */
+struct place {
+  bool keys;
+  int image, head, tile;
+};
+NP_DEVICE place place_of(const np_att_call &call, int block) {
+  const int pair = block / (2 * call.tiles), owner = block % (2 * call.tiles), turn = owner / 2;
+  const bool keys = owner % 2 == 0;
+  return {keys, pair / call.heads, pair % call.heads, keys ? turn : call.tiles - 1 - turn};
+}
+/* The same when all is summed: worked out again, for in between registers are scarce. */
+NP_DEVICE place place_again(const np_att_call &call) {
+  return place_of(call, np_att_fresh(static_cast<int>(blockIdx.x)));
+}
+
 /* dk and dv of key tile u. */
 template <int wide> NP_DEVICE void own_keys(const np_att_call &call, int image, int head, int u) {
   const backward_room<wide> room = backward_room_at<wide>();
   const np_attention_map map = np_att_map(call, image);
-  const int first = u * NP_ATT_TILE, have = np_att_rows(call, u), key = first + np_warp() * 16 + np_lane() / 4;
+  const int first = u * NP_ATT_TILE, have = np_att_rows(call, u);
   const int begin = np_attention_first_query(&map, first) / NP_ATT_TILE;
   const int stride = np_att_qkv_row(call), out_stride = np_att_out_row(call);
   const int mine = np_att_mine<wide>(stride), out_mine = np_att_mine<wide>(out_stride);
@@ -148,14 +155,14 @@ template <int wide> NP_DEVICE void own_keys(const np_att_call &call, int image, 
   np_copy_commit();
 
   float dk[wide / 8][4], dv[wide / 8][4];
-  clear<wide>(dk);
-  clear<wide>(dv);
+  np_att_clear(dk);
+  np_att_clear(dv);
   int now = 0; /* which half of x and rows */
   for (int t = begin; t < call.tiles; t++, now ^= 1) {
     const bool more = t + 1 < call.tiles;
     const np_shared<np_bf16> x = room.x + now * room.tile;
-    const np_shared<float2> numbers = room.rows + now * NP_ATT_TILE;
-    float p[8][4], ds[8][4];
+    const np_shared<const float2> numbers = room.rows + now * NP_ATT_TILE;
+    float p[8][4];
     np_copy_wait<1>(); /* q is here; dout may be on its way */
     np_block_sync();
     q += static_cast<int64_t>(stride) * NP_ATT_TILE;
@@ -167,32 +174,35 @@ template <int wide> NP_DEVICE void own_keys(const np_att_call &call, int image, 
     np_copy_commit();
     np_att_scores<wide>(p, room.own0, x);
     weigh_keys(p, numbers, call.scale * NP_LOG2E);
-    if (np_attention_kind(&map, t, u) != NP_TILE_FULL) hide_keys(p, map, key, t * NP_ATT_TILE);
+    if (np_attention_kind(&map, t, u) != NP_TILE_FULL) hide_keys(p, map, first, t * NP_ATT_TILE);
     np_copy_wait<1>(); /* dout is here */
     np_block_sync();
-    np_att_scores<wide>(ds, room.own1, room.y);
+    np_att_weigh<wide>(dv, p, room.y);
     NP_UNROLL
-    for (int n = 0; n < 8; n++) {
+    for (int half = 0; half < 2; half++) { /* ds takes p's place; 32 queries at a time, for registers */
+      float dp[4][4];
+      np_att_scores<wide>(dp, room.own1, room.y + 32 * half * wide);
       NP_UNROLL
-      for (int e = 0; e < 2; e++) {
-        const float mean = np_shared<const float2>(numbers)[8 * n + np_lane() % 4 * 2 + e].y;
-        ds[n][e] = p[n][e] * (ds[n][e] - mean);
-        ds[n][2 + e] = p[n][2 + e] * (ds[n][2 + e] - mean);
+      for (int n = 0; n < 4; n++) {
+        NP_UNROLL
+        for (int e = 0; e < 2; e++) {
+          float(&ds)[4] = p[4 * half + n];
+          const float mean = numbers[32 * half + 8 * n + np_lane() % 4 * 2 + e].y;
+          ds[e] *= dp[n][e] - mean;
+          ds[2 + e] *= dp[n][2 + e] - mean;
+        }
       }
     }
-    uint32_t weights[4][4];
-    pack(weights, p);
-    np_att_weigh<wide>(dv, weights, room.y);
     np_block_sync(); /* all are done with dout */
     dout += static_cast<int64_t>(out_stride) * NP_ATT_TILE;
     if (more) np_att_load<wide>(room.y, dout, out_stride, np_att_rows(call, t + 1), call.width);
     np_copy_commit();
-    pack(weights, ds);
-    np_att_weigh<wide>(dk, weights, x);
+    np_att_weigh<wide>(dk, p, x);
   }
-  np_bf16 *to = call.to + np_att_qkv(call, image, first, 1, head);
-  np_att_store<wide>(room.own0, dk, call.scale, call.scale, to, stride, have, call.width);
-  np_att_store<wide>(room.own1, dv, 1.0f, 1.0f, to + out_stride, stride, have, call.width);
+  const place at = place_again(call);
+  np_bf16 *to = call.to + np_att_qkv(call, at.image, at.tile * NP_ATT_TILE, 1, at.head);
+  np_att_store<wide>(room.own0, dk, call.scale, call.scale, to, stride, np_att_rows(call, at.tile), call.width);
+  np_att_store<wide>(room.own1, dv, 1.0f, 1.0f, to + out_stride, stride, np_att_rows(call, at.tile), call.width);
 }
 
 /* Scores [16 queries, 64 keys] become p. lse: of queries g and g + 8. */
@@ -207,10 +217,11 @@ NP_DEVICE void weigh_queries(float (&score)[8][4], float low_lse, float high_lse
   }
 }
 
-/* What queries `query` and query + 8 do not see of keys key, key + 1, … gets p = 0. */
+/* The same, rows are queries; and keys that do not exist. */
 NP_DEVICE void hide_queries(float (&p)[8][4], const np_attention_map &map, int query, int key) {
+  const int thread = np_att_fresh(static_cast<int>(threadIdx.x)), column = thread % 4 * 2;
+  query += thread / NP_WARP * 16 + thread % NP_WARP / 4;
   const int low = np_attention_limit(&map, query) - key, high = np_attention_limit(&map, query + 8) - key;
-  const int column = np_lane() % 4 * 2;
   NP_UNROLL
   for (int n = 0; n < 8; n++) {
     NP_UNROLL
@@ -234,20 +245,20 @@ template <int wide> NP_DEVICE void own_queries(const np_att_call &call, int imag
   const float2 low = rows[row], high = rows[row + 8];
 
   np_att_load<wide>(room.own0, call.qkv + np_att_qkv(call, image, first, 0, head) + mine, stride, have, call.width);
-  np_att_load<wide>(room.own1, call.dout + np_att_out(call, image, first, head) + np_att_mine<wide>(out_stride), out_stride,
-                    have, call.width);
+  np_att_load<wide>(room.own1, call.dout + np_att_out(call, image, first, head) + np_att_mine<wide>(out_stride),
+                    out_stride, have, call.width);
   np_att_load<wide>(room.x, k, stride, np_att_rows(call, 0), call.width);
   np_copy_commit();
   np_att_load<wide>(room.y, k + out_stride, stride, np_att_rows(call, 0), call.width);
   np_copy_commit();
 
   float dq[wide / 8][4];
-  clear<wide>(dq);
+  np_att_clear(dq);
   int now = 0;
   for (int u = 0; u < key_tiles; u++, now ^= 1) {
     const bool more = u + 1 < key_tiles;
     const np_shared<np_bf16> x = room.x + now * room.tile;
-    float p[8][4], ds[8][4];
+    float p[8][4];
     np_copy_wait<1>(); /* k is here; v may be on its way */
     np_block_sync();
     k += static_cast<int64_t>(stride) * NP_ATT_TILE;
@@ -255,46 +266,50 @@ template <int wide> NP_DEVICE void own_queries(const np_att_call &call, int imag
     np_copy_commit();
     np_att_scores<wide>(p, room.own0, x);
     weigh_queries(p, low.x, high.x, call.scale * NP_LOG2E);
-    if (!np_att_whole(map, t, u)) hide_queries(p, map, row, u * NP_ATT_TILE);
+    if (!np_att_whole(map, t, u)) hide_queries(p, map, first, u * NP_ATT_TILE);
     np_copy_wait<1>(); /* v is here */
     np_block_sync();
-    np_att_scores<wide>(ds, room.own1, room.y);
+    NP_UNROLL
+    for (int half = 0; half < 2; half++) {
+      float dp[4][4];
+      np_att_scores<wide>(dp, room.own1, room.y + 32 * half * wide);
+      NP_UNROLL
+      for (int n = 0; n < 4; n++) {
+        NP_UNROLL
+        for (int e = 0; e < 2; e++) {
+          float(&ds)[4] = p[4 * half + n];
+          ds[e] *= dp[n][e] - low.y;
+          ds[2 + e] *= dp[n][2 + e] - high.y;
+        }
+      }
+    }
     np_block_sync(); /* all are done with v */
     if (more) np_att_load<wide>(room.y, k + out_stride, stride, np_att_rows(call, u + 1), call.width);
     np_copy_commit();
-    NP_UNROLL
-    for (int n = 0; n < 8; n++) {
-      NP_UNROLL
-      for (int e = 0; e < 2; e++) {
-        ds[n][e] = p[n][e] * (ds[n][e] - low.y);
-        ds[n][2 + e] = p[n][2 + e] * (ds[n][2 + e] - high.y);
-      }
-    }
-    uint32_t weights[4][4];
-    pack(weights, ds);
-    np_att_weigh<wide>(dq, weights, x);
+    np_att_weigh<wide>(dq, p, x);
   }
-  np_att_store<wide>(room.own0, dq, call.scale, call.scale, call.to + np_att_qkv(call, image, first, 0, head), stride, have,
-                     call.width);
+  const place at = place_again(call);
+  np_bf16 *to = call.to + np_att_qkv(call, at.image, at.tile * NP_ATT_TILE, 0, at.head);
+  np_att_store<wide>(room.own0, dq, call.scale, call.scale, to, stride, np_att_rows(call, at.tile), call.width);
 }
 
-/* grid: [B, h, 2·tiles]: key tiles from the first and query tiles from the last on by turns, for those walk longest. */
 template <int wide>
-NP_KERNEL_BLOCKS(NP_ATT_THREADS, np_att_backward_blocks(wide)) attention_backward(const np_att_call call) {
-  const int owners = 2 * call.tiles, pair = static_cast<int>(blockIdx.x) / owners;
-  const int owner = static_cast<int>(blockIdx.x) % owners, turn = owner / 2;
-  if (owner % 2 == 0) own_keys<wide>(call, pair / call.heads, pair % call.heads, turn);
-  else own_queries<wide>(call, pair / call.heads, pair % call.heads, call.tiles - 1 - turn);
+NP_KERNEL_BLOCKS(NP_ATT_THREADS, np_att_backward_blocks(wide))
+attention_backward(const np_att_call call) {
+  const place at = place_of(call, static_cast<int>(blockIdx.x));
+  if (at.keys) own_keys<wide>(call, at.image, at.head, at.tile);
+  else own_queries<wide>(call, at.image, at.head, at.tile);
 }
 
 /* ---- launchers ---- */
 
 template <int wide> static np_status launch(const np_gpu *gpu, const np_att_plan *plan, const np_att_call &call) {
-  return np_launch(gpu, plan->kernel, attention_backward<wide>, dim3(static_cast<unsigned>(plan->blocks)), plan->threads,
-                   plan->shared, call);
+  return np_launch(gpu, plan->kernel, attention_backward<wide>, dim3(static_cast<unsigned>(plan->blocks)),
+                   plan->threads, plan->shared, call);
 }
 
-extern "C" size_t np_kernel_attention_backward_scratch(const np_gpu *gpu, int batch, int tokens, int heads, int head_width) {
+extern "C" size_t np_kernel_attention_backward_scratch(const np_gpu *gpu, int batch, int tokens, int heads,
+                                                       int head_width) {
   (void)gpu, (void)head_width;
   return static_cast<size_t>(np_att_scratch_rows(batch, tokens, heads, NP_ATT_TILE)) * sizeof(float2);
 }
@@ -309,13 +324,17 @@ extern "C" np_status np_kernel_attention_backward(const np_gpu *gpu, const np_ke
   call.rows = rows;
   const int64_t count = np_att_scratch_rows(attention->batch, attention->tokens, attention->heads, NP_ATT_TILE);
   const int64_t blocks = (count * ROWS_LANES + ROWS_THREADS - 1) / ROWS_THREADS;
-  st = np_launch(gpu, "attention_backward_rows", attention_backward_rows, dim3(static_cast<unsigned>(blocks)), ROWS_THREADS, 0,
-                 call, count, static_cast<const np_bf16 *>(attention->out), rows);
+  st = np_launch(gpu, "attention_backward_rows", attention_backward_rows, dim3(static_cast<unsigned>(blocks)),
+                 ROWS_THREADS, 0, call, count, static_cast<const np_bf16 *>(attention->out), rows);
   if (st != NP_OK) return st;
   switch (plan.columns) {
-  case 32: return launch<32>(gpu, &plan, call);
-  case 64: return launch<64>(gpu, &plan, call);
-  case 96: return launch<96>(gpu, &plan, call);
-  default: return launch<128>(gpu, &plan, call);
+  case 32:
+    return launch<32>(gpu, &plan, call);
+  case 64:
+    return launch<64>(gpu, &plan, call);
+  case 96:
+    return launch<96>(gpu, &plan, call);
+  default:
+    return launch<128>(gpu, &plan, call);
   }
 }

@@ -12,11 +12,11 @@
  *
  * Why these sizes. With N = 256, d = 128 an average image (S uniform) has 2/3 of its pairs visible: 22 MFLOP a head
  * beside 260 kB of q, k, v and out, 85 operations a byte: fewer than the 200 at which an A100 or the 300 at which an
- * H100 turns from memory to arithmetic. So what counts is loads under way, not operands a warp can reuse: 48 KiB and at
- * most 168 registers let three blocks live on a multiprocessor. A tile of 128 queries would halve the reads of k and v,
- * but those come from the second cache: the tiles of a head are neighbours in the grid. Within a head the longest walk
- * (the last tile) starts first; ordering the whole grid so would throw that locality away and gain one short tail in
- * forty waves.
+ * H100 turns from memory to arithmetic. So what counts is loads under way, not operands a warp can reuse: two blocks of
+ * 48 KiB and some 200 registers live on a multiprocessor, with up to 64 KiB under way; three or four where d is
+ * smaller. A tile of 128 queries would halve the reads of k and v, but those come from the second cache: the tiles of a
+ * head are neighbours in the grid. Within a head the longest walk (the last tile) starts first; ordering the whole grid
+ * so would throw that locality away and gain one short tail in many waves.
  *
  * Softmax in base 2: with c = log2(e)/sqrt(d), p = 2^(c·s - m), m the running maximum of c·s. Tile 0 holds key 0, which
  * every query sees, so m is finite after it unless the numbers are not. */
@@ -24,16 +24,26 @@
 
 /* ---- kernels ---- */
 
+/* What a block owns. grid: [B, h, tiles], the last query tile of a head first. */
+struct place {
+  int image, head, tile;
+};
+NP_DEVICE place place_of(const np_att_call &call, int block) {
+  const int pair = block / call.tiles;
+  return {pair / call.heads, pair % call.heads, call.tiles - 1 - block % call.tiles};
+}
+
 /* What a warp keeps of its 16 queries; index 0 is row g, 1 is row g + 8. */
 template <int wide> struct forward_state {
   float out[wide / 8][4];
   float top[2], sum[2]; /* sum: of this lane's columns alone */
 };
 
-/* Pairs hidden by the mask, and keys that do not exist, get -inf. `key` is the tile's first. */
+/* Pairs hidden by the mask, and keys that do not exist, get -inf. query, key: the first of their tiles. */
 NP_DEVICE void hide(float (&score)[8][4], const np_attention_map &map, int query, int key) {
+  const int thread = np_att_fresh(static_cast<int>(threadIdx.x)), column = thread % 4 * 2;
+  query += thread / NP_WARP * 16 + thread % NP_WARP / 4;
   const int low = np_attention_limit(&map, query) - key, high = np_attention_limit(&map, query + 8) - key;
-  const int column = np_lane() % 4 * 2;
   NP_UNROLL
   for (int n = 0; n < 8; n++) {
     NP_UNROLL
@@ -76,8 +86,8 @@ template <int wide> NP_DEVICE void soften(forward_state<wide> &state, float (&sc
 
 /* Divide by the sums, store the warp's rows of out and lse. `tile` is free to use. */
 template <int wide>
-NP_DEVICE void finish(const np_att_call &call, forward_state<wide> &state, np_shared<np_bf16> tile, int image, int head,
-                      int first, int rows) {
+NP_DEVICE void finish(const np_att_call &call, forward_state<wide> &state, np_shared<np_bf16> tile, const place &at) {
+  const int first = at.tile * NP_ATT_TILE, rows = np_att_rows(call, at.tile);
   float inverse[2];
   NP_UNROLL
   for (int half = 0; half < 2; half++) {
@@ -87,29 +97,28 @@ NP_DEVICE void finish(const np_att_call &call, forward_state<wide> &state, np_sh
     inverse[half] = 1.0f / sum;
     const int row = np_warp() * 16 + np_lane() / 4 + 8 * half;
     if (call.lse && np_lane() % 4 == 0 && row < rows)
-      call.lse[(static_cast<int64_t>(image) * call.heads + head) * call.tokens + first + row] =
+      call.lse[(static_cast<int64_t>(at.image) * call.heads + at.head) * call.tokens + first + row] =
           state.top[half] * NP_LN2 + logf(sum);
   }
-  np_att_store<wide>(tile, state.out, inverse[0], inverse[1], call.to + np_att_out(call, image, first, head),
+  np_att_store<wide>(tile, state.out, inverse[0], inverse[1], call.to + np_att_out(call, at.image, first, at.head),
                      np_att_out_row(call), rows, call.width);
 }
 
-/* grid: [B, h, tiles], the last query tile of a head first. */
 template <int wide>
 NP_KERNEL_BLOCKS(NP_ATT_THREADS, np_att_forward_blocks(wide))
 attention_forward(const np_att_call call) {
   const np_shared<np_bf16> ring = np_shared_at<np_bf16>(0);
   constexpr int slot = NP_ATT_TILE * wide;
-  const int pair = static_cast<int>(blockIdx.x) / call.tiles, image = pair / call.heads, head = pair % call.heads;
-  const int tile = call.tiles - 1 - static_cast<int>(blockIdx.x) % call.tiles, first = tile * NP_ATT_TILE;
-  const np_attention_map map = np_att_map(call, image);
+  const place at = place_of(call, static_cast<int>(blockIdx.x));
+  const int tile = at.tile, first = tile * NP_ATT_TILE;
+  const np_attention_map map = np_att_map(call, at.image);
   const int key_tiles = np_attention_key_tiles(&map, tile), rows = np_att_rows(call, tile);
   const int stride = np_att_qkv_row(call);
   const int to_values = np_att_out_row(call); /* elements from a key to its value */
   const int mine = np_att_mine<wide>(stride);
-  const np_bf16 *k = call.qkv + np_att_qkv(call, image, 0, 1, head) + mine; /* in the newest key tile under way */
+  const np_bf16 *k = call.qkv + np_att_qkv(call, at.image, 0, 1, at.head) + mine; /* in the newest key tile under way */
 
-  np_att_load<wide>(ring + 2 * slot, call.qkv + np_att_qkv(call, image, first, 0, head) + mine, stride, rows,
+  np_att_load<wide>(ring + 2 * slot, call.qkv + np_att_qkv(call, at.image, first, 0, at.head) + mine, stride, rows,
                     call.width);
   np_att_load<wide>(ring, k, stride, np_att_rows(call, 0), call.width);
   np_copy_commit();
@@ -119,11 +128,10 @@ attention_forward(const np_att_call call) {
   np_block_sync();
   uint32_t q[wide / 16][4];
   NP_UNROLL
-  for (int i = 0; i < wide / 16; i++) np_att_left<wide>(q[i], ring + 2 * slot, i);
+  for (int i = 0; i < wide / 16; i++) np_att_left<wide>(q[i], ring + 2 * slot, np_att_columns<wide>(), i);
 
   forward_state<wide> state;
-  NP_UNROLL
-  for (int n = 0; n < wide / 8; n++) state.out[n][0] = state.out[n][1] = state.out[n][2] = state.out[n][3] = 0.0f;
+  np_att_clear(state.out);
   state.top[0] = state.top[1] = -INFINITY;
   state.sum[0] = state.sum[1] = 0.0f;
 
@@ -138,28 +146,24 @@ attention_forward(const np_att_call call) {
     k += static_cast<int64_t>(stride) * NP_ATT_TILE;
     if (more) np_att_load<wide>(ring + (3 * slot - keys - values), k, stride, np_att_rows(call, u + 1), call.width);
     np_copy_commit();
+    np_att_clear(score);
+    const int lines = np_att_fresh(np_att_lines<wide>());
     NP_UNROLL
-    for (int n = 0; n < 8; n++) score[n][0] = score[n][1] = score[n][2] = score[n][3] = 0.0f;
-    NP_UNROLL
-    for (int i = 0; i < wide / 16; i++) np_att_across<wide>(score, q[i], ring + keys, i);
-    if (u >= whole) hide(score, map, first + np_warp() * 16 + np_lane() / 4, u * NP_ATT_TILE);
+    for (int i = 0; i < wide / 16; i++) np_att_across<wide>(score, q[i], ring + keys, lines, i);
+    if (u >= whole) hide(score, map, first, u * NP_ATT_TILE);
     soften(state, score, call.scale * NP_LOG2E);
     np_copy_wait<1>(); /* the values are here */
     np_block_sync();
     if (more) np_att_load<wide>(ring + keys, k + to_values, stride, np_att_rows(call, u + 1), call.width);
     np_copy_commit();
-    NP_UNROLL
-    for (int j = 0; j < 4; j++) {
-      uint32_t p[4];
-      np_att_pack(p, score[2 * j], score[2 * j + 1]);
-      np_att_down<wide>(state.out, p, ring + values, j);
-    }
+    np_att_weigh<wide>(state.out, score, ring + values);
     const int used = keys;
     keys = 3 * slot - keys - values;
     values = used;
   }
-  finish<wide>(call, state, ring + values, image, head, first,
-               rows); /* there lay the last keys: all warps are past them */
+  /* Where the last values' keys lay is free: all warps are past them. Where results go is worked out again, not kept.
+   */
+  finish<wide>(call, state, ring + values, place_of(call, np_att_fresh(static_cast<int>(blockIdx.x))));
 }
 
 /* ---- launchers ---- */

@@ -24,7 +24,7 @@ constexpr size_t np_att_backward_shared(int wide) { return 5 * np_att_tile_bytes
 /* Blocks that a multiprocessor should hold: what registers (65536 of them) allow without a spill. Shared memory allows
  * as many on sm_80 (164 KiB, 1 KiB of it reserved a block) and later; 81 KiB, the largest block, fit twice there just
  * so. */
-constexpr int np_att_forward_blocks(int wide) { return wide <= 64 ? 4 : 3; }
+constexpr int np_att_forward_blocks(int wide) { return wide <= 32 ? 4 : wide <= 96 ? 3 : 2; }
 constexpr int np_att_backward_blocks(int wide) { return wide <= 32 ? 4 : wide <= 64 ? 3 : 2; }
 
 /* float32. Each of eight warps has `rows` rows of its own, each lane columns lane, lane + 32, …: `columns` of them. */
@@ -47,7 +47,7 @@ typedef struct np_att_plan {
   int64_t blocks;
 } np_att_plan;
 
-static inline int64_t np_att_tiles(int64_t tokens, int tile) { return (tokens + tile - 1) / tile; }
+static inline int64_t np_att_tiles(int64_t rows, int tile) { return (rows + tile - 1) / tile; }
 
 /* Queries that the backward scratch has room for: whole tiles. */
 static inline int64_t np_att_scratch_rows(int batch, int tokens, int heads, int tile) {

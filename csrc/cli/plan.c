@@ -88,7 +88,8 @@ static np_status print_recompute(const np_recipe *recipe, int batch, np_dtype ac
   printf("train.recompute: what the backward pass makes again (the same bits)\n");
   printf("  %-12s %16s %16s %26s\n", "", "activations, GB", "total, GB", "extra FLOP an image");
   for (int i = NP_RECOMPUTE_NONE; i <= NP_RECOMPUTE_BLOCK; i++) {
-    np_model_options model = {.batch = batch, .head = true, .train = true, .recompute = (np_recompute)i};
+    np_model_options model = np_model_training(recipe, batch);
+    model.recompute = (np_recompute)i;
     np_memory_plan memory;
     char extra[64];
     double again = np_model_recompute_flops(m, recipe->data.prefix, model.recompute);
@@ -122,7 +123,7 @@ static np_status plan(const np_cli_options *options) {
   }
   np_dtype act = recipe->precision == NP_PRECISION_FP32 ? NP_F32 : NP_BF16;
   NP_TRY(np_params_layout(&recipe->model, true, &params));
-  np_model_options model = {.batch = micro, .head = true, .train = true, .recompute = recipe->train.recompute};
+  np_model_options model = np_model_training(recipe, micro);
   NP_TRY(np_model_plan(&recipe->model, &model, act, &memory));
   print_model(&recipe->model, &params);
   print_work(recipe, gpus, tflops);

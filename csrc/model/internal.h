@@ -20,7 +20,7 @@ typedef struct np_block_acts {
   void *fc1, *gelu;     /* [R, 4D] before and after GELU */
 } np_block_acts;
 
-/* Of one pixel-head block; G rows enter the head. */
+/* Of one pixel-head block; G rows enter the head, options.head_rows at most. */
 typedef struct np_head_acts {
   void *x;              /* [G, E] */
   float *mean1, *rstd1; /* [G]; head_block l3m alone */
@@ -122,6 +122,12 @@ void np_model_free_lists(np_model *model);
 /* Take (or, with arena->base NULL, count) everything that is not a parameter. */
 void np_model_lay_activations(np_model *model, np_arena *arena);
 void np_model_lay_batch(np_model *model, np_arena *arena);
+
+/* Options as they are meant: what only a model that trains has, and the bounds of head_rows. */
+void np_model_settle(np_model *model);
+
+/* The rows that go past the last block's attention and through the pixel head. prefix NULL: every token. */
+np_status np_model_choose_rows(np_model *model, const int32_t *prefix);
 
 /* y [m, n] = x [m, k]·Wᵀ + b. bias -1: none. */
 np_status np_linear_forward(np_model *model, int64_t rows, int weight, int bias, const void *x, void *y);

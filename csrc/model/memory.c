@@ -10,7 +10,8 @@ static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
  *   gelu_norm   all but the outputs of norms and GELU       these, where a gradient goes next: grad_y, grad_wide
  *   block       its input                                   everything else, in one set for all blocks
  *
- * A model that does not train lets all blocks share one set, inputs and all. */
+ * A model that does not train lets all blocks share one set, inputs and all. The pixel head's rows are the loss tokens:
+ * about half of all, with room for a little more (np_model_head_rows). */
 static void lay_block(np_model *m, np_arena *arena, np_block_acts *a, size_t rows, size_t act) {
   size_t D = (size_t)m->config.width, hidden = D * (size_t)m->config.mlp_ratio, heads = (size_t)m->config.heads;
   bool keeps = m->options.recompute != NP_RECOMPUTE_GELU_NORM, train = m->options.train;
@@ -67,8 +68,8 @@ static void lay_head_blocks(np_model *m, np_arena *arena, size_t rows, size_t ac
   }
 }
 
-static void lay_head(np_model *m, np_arena *arena, size_t rows, size_t act) {
-  size_t D = (size_t)m->config.width, E = (size_t)m->config.head_width,
+static void lay_head(np_model *m, np_arena *arena, size_t act) {
+  size_t rows = (size_t)m->options.head_rows, D = (size_t)m->config.width, E = (size_t)m->config.head_width,
          values = (size_t)np_recipe_patch_values(&m->config);
   m->kept_attention = np_arena_take(arena, rows * D * act);
   if (m->options.all_tokens) m->loss_pred = np_arena_take(arena, rows * values * act);
@@ -87,11 +88,12 @@ static void lay_head(np_model *m, np_arena *arena, size_t rows, size_t act) {
 void np_model_lay_activations(np_model *m, np_arena *arena) {
   const np_recipe_model *c = &m->config;
   size_t rows = (size_t)m->options.batch * (size_t)np_recipe_tokens(c), act = m->act_size;
-  size_t D = (size_t)c->width, widest = m->options.head ? max_size(D, (size_t)c->head_width) : D;
-  if (m->options.train) { /* first: blocks may borrow them */
-    m->grad_x = np_arena_take(arena, rows * widest * act);
-    m->grad_y = np_arena_take(arena, rows * widest * act);
-    m->grad_wide = np_arena_take(arena, rows * widest * max_size((size_t)c->mlp_ratio, 3) * act);
+  size_t D = (size_t)c->width, head = m->options.head ? (size_t)m->options.head_rows * (size_t)c->head_width : 0;
+  size_t stream = max_size(rows * D, head) * act; /* bytes of the residual stream, in the trunk or the head */
+  if (m->options.train) {                         /* first: blocks may borrow them */
+    m->grad_x = np_arena_take(arena, stream);
+    m->grad_y = np_arena_take(arena, stream);
+    m->grad_wide = np_arena_take(arena, stream * max_size((size_t)c->mlp_ratio, 3));
     m->embed_mean = np_arena_take(arena, rows * sizeof(float));
     m->embed_rstd = np_arena_take(arena, rows * sizeof(float));
     m->post_mean = np_arena_take(arena, rows * sizeof(float));
@@ -102,8 +104,8 @@ void np_model_lay_activations(np_model *m, np_arena *arena) {
   lay_blocks(m, arena, rows, act);
   m->trunk_out = np_arena_take(arena, rows * D * act);
   m->post = np_arena_take(arena, rows * D * act);
-  m->delta = np_arena_take(arena, rows * widest * act);
-  if (m->options.head) lay_head(m, arena, rows, act);
+  m->delta = np_arena_take(arena, stream);
+  if (m->options.head) lay_head(m, arena, act);
 }
 
 void np_model_lay_batch(np_model *m, np_arena *arena) {
@@ -127,7 +129,7 @@ np_status np_model_plan(const np_recipe_model *config, const np_model_options *o
   np_params params = {0};
   np_model m = {.config = *config, .options = *options, .act_size = np_dtype_size(act)};
   np_arena activations = {0}, batch = {0};
-  if (!options->train) m.options.recompute = NP_RECOMPUTE_NONE;
+  np_model_settle(&m);
   *out = (np_memory_plan){0};
   NP_TRY(np_params_layout(config, options->head, &params));
   NP_TRY(np_model_take_lists(&m));

@@ -108,7 +108,7 @@ np_status np_model_create(np_ops *ops, const np_recipe_model *config, const np_m
   m->ops = ops;
   m->config = *config;
   m->options = *options;
-  if (!options->train) m->options.recompute = NP_RECOMPUTE_NONE;
+  np_model_settle(m);
   m->act_size = np_dtype_size(ops->act);
   NP_TRY(np_params_layout(config, options->head, &m->params));
   NP_TRY(np_model_take_lists(m));
@@ -162,80 +162,6 @@ np_status np_model_get_weights(np_model *m, float *host) {
 
 np_status np_model_refresh(np_model *m) {
   return m->low ? m->ops->to_act(m->ops, m->params.total, m->weights, m->low) : NP_OK;
-}
-
-/* ---- batches
- * --------------------------------------------------------------------------------------------------------- */
-
-/* The loss looks at patch k+1 >= S of token k, k <= N-2: tokens max(S, 1) - 1 .. N - 2. */
-static int first_loss_token(int32_t prefix) { return prefix > 0 ? prefix - 1 : 0; }
-
-int64_t np_model_targets(const np_recipe_model *config, int count, const int32_t *prefix) {
-  int64_t targets = 0;
-  int tokens = np_recipe_tokens(config);
-  for (int b = 0; b < count; b++)
-    if (first_loss_token(prefix[b]) < tokens - 1) targets += tokens - 1 - first_loss_token(prefix[b]);
-  return targets;
-}
-
-/* How many rows go where `rows` do: at most 32 sizes, so that each matrix shape is prepared once and found again. */
-static int64_t padded(int64_t rows, int64_t all) {
-  int64_t step = (all / 32 + 15) / 16 * 16;
-  if (step < 16) step = 16;
-  int64_t up = (rows + step - 1) / step * step;
-  return up < all ? up : all;
-}
-
-/* Indices, into the R rows of the trunk, of the loss tokens; prefix NULL: of every token. Uploaded to `device`, with -1
- * for the rows that pad them. */
-static np_status list_rows(np_model *m, const int32_t *prefix, int32_t *device, np_row_list *list) {
-  int tokens = np_model_tokens(m);
-  int64_t count = 0;
-  for (int b = 0; b < m->count; b++) {
-    int first = prefix ? first_loss_token(prefix[b]) : 0, last = prefix ? tokens - 1 : tokens;
-    for (int k = first; k < last; k++) m->rows_host[count++] = b * tokens + k;
-  }
-  *list = (np_row_list){.count = count, .padded = padded(count, np_model_rows(m))};
-  while (count < list->padded) m->rows_host[count++] = -1;
-  return m->ops->upload(m->ops, device, m->rows_host, (size_t)list->padded * sizeof *m->rows_host);
-}
-
-/* The rows that go past the last block's attention and through the pixel head. prefix NULL: every token. */
-static np_status choose_rows(np_model *m, const int32_t *prefix) {
-  m->trim = prefix != NULL;
-  return list_rows(m, prefix, m->index, &m->rows);
-}
-
-np_status np_model_feed(np_model *m, int count, const uint8_t *u8, const float *f32, const int32_t *prefix) {
-  np_status st = NP_OK;
-  const np_recipe_model *c = &m->config;
-  size_t values = (size_t)count * (size_t)c->image_size[0] * (size_t)c->image_size[1] * (size_t)c->channels;
-  if (count < 1 || count > m->options.batch)
-    return np_error(NP_ERR_ARGUMENT, "a batch of %d images; this model was made for 1 to %d", count, m->options.batch);
-  m->count = count;
-  m->bidirectional = prefix == NULL;
-  m->trim = false;
-  m->loss_ready = prefix != NULL && m->options.head;
-  m->pixels = (np_pixels){.u8 = u8 ? m->pixels_u8 : NULL,
-                          .f32 = u8 ? NULL : m->pixels_f32,
-                          .batch = count,
-                          .height = c->image_size[0],
-                          .width = c->image_size[1],
-                          .channels = c->channels,
-                          .patch = c->patch_size};
-  for (int i = 0; i < 3; i++) {
-    m->pixels.mean[i] = (float)c->pixel_mean[i];
-    m->pixels.std[i] = (float)c->pixel_std[i];
-  }
-  if (u8) NP_TRY(m->ops->upload(m->ops, m->pixels_u8, u8, values));
-  else NP_TRY(m->ops->upload(m->ops, m->pixels_f32, f32, values * sizeof *f32));
-  if (prefix) {
-    NP_TRY(m->ops->upload(m->ops, m->prefix, prefix, (size_t)count * sizeof *prefix));
-    if (m->options.head) NP_TRY(choose_rows(m, m->options.all_tokens ? NULL : prefix));
-    if (m->options.all_tokens) NP_TRY(list_rows(m, prefix, m->loss_index, &m->loss_rows));
-  }
-out:
-  return st;
 }
 
 /* ---- passes
@@ -331,7 +257,7 @@ np_status np_model_predict(np_model *m, float *pred) {
   np_status st = NP_OK;
   if (!m->options.head) return np_error(NP_ERR_ARGUMENT, "predictions need a model with its pixel head");
   m->loss_ready = false;
-  NP_TRY(choose_rows(m, NULL));
+  NP_TRY(np_model_choose_rows(m, NULL));
   NP_TRY(np_trunk_forward(m, m->config.blocks - 1, NULL, NULL));
   NP_TRY(np_pixel_head_forward(m));
   NP_TRY(read_act(m, m->pred, m->rows.count * np_recipe_patch_values(&m->config), pred));

@@ -17,8 +17,10 @@ typedef struct np_model_options {
   bool head;              /* with the pixel head */
   bool train;             /* keep what the backward pass needs, and gradients; needs head */
   np_recompute recompute; /* what a model that trains does not keep */
+  int64_t head_rows;      /* the most tokens of a pass that go through the pixel head when it trains; 0: all of them.
+                             Then nothing can be predicted with it but the loss tokens */
   bool all_tokens;        /* send every token through the pixel head instead of the loss tokens alone: the same loss and
-                             gradients, for tests */
+                                    gradients, for tests */
 } np_model_options;
 
 /* Bytes by kind; what `plan` prints and what np_model_create takes. */
@@ -33,6 +35,9 @@ typedef struct np_memory_plan {
 } np_memory_plan;
 
 typedef struct np_model np_model;
+
+/* What a run trains: `batch` images a pass, and the rest as its recipe has it. */
+np_model_options np_model_training(const np_recipe *recipe, int batch);
 
 np_status np_model_plan(const np_recipe_model *config, const np_model_options *options, np_dtype act,
                         np_memory_plan *out);
@@ -57,6 +62,13 @@ np_status np_model_refresh(np_model *model); /* low = act(weights) */
  * where u8 is NULL, f32 [count, C, H, W] already normalised. prefix [count], each 0..N; NULL: fully bidirectional (S =
  * N). All on the host. */
 np_status np_model_feed(np_model *model, int count, const uint8_t *u8, const float *f32, const int32_t *prefix);
+
+/* How many of the next `most` images one pass takes: all that the model was made for, and fewer when an unlikely draw
+ * of prefixes leaves them too many loss tokens. At least 1. */
+int np_model_images(const np_model *model, int most, const int32_t *prefix);
+/* Room for the loss tokens of nearly every pass of `batch` images with prefixes drawn evenly from this range: for
+ * np_model_options.head_rows. */
+int64_t np_model_head_rows(const np_recipe_model *config, int batch, const int prefix_range[2]);
 
 /* Target patches of images with these prefixes: Σ_b |{k : k+1 >= S_b, 0 <= k <= N-2}|. */
 int64_t np_model_targets(const np_recipe_model *config, int count, const int32_t *prefix);

@@ -48,8 +48,7 @@ static void announce_model(const np_trainer *t, const np_params *params) {
 }
 
 static np_status plan_model(const np_trainer *t, np_memory_plan *plan) {
-  const np_model_options options = {
-      .batch = t->state.micro_batch, .head = true, .train = true, .recompute = t->recipe->train.recompute};
+  const np_model_options options = np_model_training(t->recipe, t->state.micro_batch);
   return np_model_plan(&t->recipe->model, &options, t->state.act, plan);
 }
 

@@ -92,8 +92,8 @@ static np_status queue_gradients(np_trainer *t, const np_batch *batch, int64_t t
   np_status st = NP_OK;
   const np_recipe_model *m = &t->recipe->model;
   size_t image = (size_t)m->image_size[0] * (size_t)m->image_size[1] * (size_t)m->channels;
-  for (int at = 0; at < batch->count; at += t->state.micro_batch) {
-    int count = batch->count - at < t->state.micro_batch ? batch->count - at : t->state.micro_batch;
+  for (int at = 0, count; at < batch->count; at += count) {
+    count = np_model_images(t->model, batch->count - at, batch->prefix + at);
     NP_TRY(np_model_feed(t->model, count, batch->pixels + (size_t)at * image, NULL, batch->prefix + at));
     NP_TRY(np_model_train(t->model, targets, at == 0));
   }

@@ -49,8 +49,7 @@ out:
 
 static np_status build(np_trainer *t) {
   np_status st = NP_OK;
-  const np_model_options options = {
-      .batch = t->state.micro_batch, .head = true, .train = true, .recompute = t->recipe->train.recompute};
+  const np_model_options options = np_model_training(t->recipe, t->state.micro_batch);
   NP_TRY(np_ops_open(t->recipe, &t->choice, &t->ops));
   NP_TRY(np_trainer_check_device(t));
   NP_TRY(np_model_create(t->ops, &t->recipe->model, &options, &t->model));

@@ -91,6 +91,43 @@ static void recomputing_takes_less_memory(void **state) {
   assert_true(again > 0.4 * forward && again < forward);
 }
 
+/* ---- room for the loss tokens alone ---- */
+
+/* A head with room for fewer rows: the same bits; images that do not find room go in smaller passes. */
+static void a_small_head_changes_no_bit(void **state) {
+  (void)state;
+  static const part fits[] = {
+      {0, 3, false, true, {2, 5, 4}}, {0, 3, true, false, {9, 11, 11}}, {1, 2, false, true, {3, N}}};
+  const int32_t crowded[BATCH] = {1, 1, 1};
+  np_ops *ops;
+  ok(np_ops_cpu(NP_F32, 0, &ops));
+  bed *tight = make_on(ops, &small, (np_model_options){.head_rows = 32}), *plain = make(NP_F32, false, NP_HEAD_L3M);
+  for (size_t i = 0; i < sizeof fits / sizeof *fits; i++) {
+    assert_int_equal(np_model_images(tight->model, fits[i].count, fits[i].prefix), fits[i].count);
+    run_part(tight, &fits[i]);
+    run_part(plain, &fits[i]);
+    compare(tight, plain, "a head of 32 rows");
+  }
+  assert_int_equal(np_model_images(plain->model, 9, crowded), BATCH);
+  assert_int_equal(np_model_images(tight->model, BATCH, crowded), 2);
+  assert_int_equal(np_model_images(tight->model, 1, crowded), 1);
+  assert_int_equal(np_model_feed(tight->model, BATCH, NULL, tight->images, crowded), NP_ERR_ARGUMENT);
+  assert_int_equal(np_model_train(tight->model, 17, true), NP_ERR_ARGUMENT);
+  unmake(tight);
+  unmake(plain);
+}
+
+static void the_head_has_room_for_the_loss_tokens(void **state) {
+  (void)state;
+  const np_recipe_model m = {.image_size = {224, 224}, .channels = 3, .patch_size = 14};
+  /* 256 images: 128 ± 73.6 tokens each, 32768 ± 1178 together */
+  int64_t rows = np_model_head_rows(&m, 256, (int[]){1, 255});
+  assert_true(rows >= 32768 + 6 * 1177 && rows <= 32768 + 6 * 1178 + 2048 && rows % 2048 == 0);
+  assert_int_equal(np_model_head_rows(&m, 256, (int[]){0, 0}), 256 * 256); /* causal: every token but the last */
+  assert_int_equal(np_model_head_rows(&m, 1, (int[]){1, 255}), 256);
+  assert_int_equal(np_model_head_rows(&m, 1, (int[]){255, 255}), 256);
+}
+
 /* ---- recordings ---- */
 
 static bed *recording_bed(int batch, recorder **r) {
@@ -184,9 +221,13 @@ static void the_oldest_recording_makes_room(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(recomputing_changes_no_bit),      cmocka_unit_test(recomputing_takes_less_memory),
-      cmocka_unit_test(replays_change_no_bit),           cmocka_unit_test(a_failed_recording_is_an_error),
+      cmocka_unit_test(recomputing_changes_no_bit),
+      cmocka_unit_test(recomputing_takes_less_memory),
+      cmocka_unit_test(replays_change_no_bit),
+      cmocka_unit_test(a_failed_recording_is_an_error),
       cmocka_unit_test(the_oldest_recording_makes_room),
+      cmocka_unit_test(a_small_head_changes_no_bit),
+      cmocka_unit_test(the_head_has_room_for_the_loss_tokens),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -96,9 +96,10 @@ static void one_case(harness *h, const image_case *c) {
 
 static void cases(harness *h) {
   static const image_case all[] = {
-      {2, 8, 12, 3, 4, true, true},  {2, 8, 12, 3, 4, false, true},  {1, 28, 14, 1, 14, true, true},
-      {3, 6, 6, 3, 2, true, false},  {2, 28, 70, 3, 14, true, true}, {1, 28, 14, 1, 14, false, false},
-      {4, 32, 32, 3, 4, true, true},
+      {2, 8, 12, 3, 4, true, true},   {2, 8, 12, 3, 4, false, true},  {1, 28, 14, 1, 14, true, true},
+      {3, 6, 6, 3, 2, true, false},   {2, 28, 70, 3, 14, true, true}, {1, 28, 14, 1, 14, false, false},
+      {4, 32, 32, 3, 4, true, true},  {1, 30, 45, 3, 15, true, true}, {1, 28, 42, 2, 14, true, true},
+      {4, 28, 28, 1, 14, true, true}, /* image 0 is of one colour: a rounded mean over sqrt(1e-6) would show */
   };
   for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
     h_case(h, "case %zu", k);

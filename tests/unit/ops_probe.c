@@ -35,7 +35,7 @@ static void batch_norm_case(harness *h, int rows, int width, bool train) {
 }
 
 static void batch_norms(harness *h) {
-  static const int shapes[][2] = {{1, 8}, {7, 65}, {64, 130}, {3000, 24}};
+  static const int shapes[][2] = {{1, 8}, {7, 65}, {64, 130}, {3000, 24}, {10, 1100}};
   for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++)
     for (int train = 0; train < 2; train++) batch_norm_case(h, shapes[k][0], shapes[k][1], train);
 }
@@ -103,6 +103,7 @@ static void pools(harness *h) {
   pool_case(h, 2, 65, 3, 48);
   pool_case(h, 5, 10, 5, 40);
   pool_case(h, 2, 4, 17, 34);
+  pool_case(h, 2, 9, 3, 260);
 }
 
 /* ---- cross-entropy ---- */
@@ -148,6 +149,7 @@ static void cross_entropies(harness *h) {
   cross_entropy_case(h, 7, 10);
   cross_entropy_case(h, 40, 130);
   cross_entropy_case(h, 1, 1000);
+  cross_entropy_case(h, 300, 5);
 }
 
 H_TEST(test_batch_norm, batch_norms)

@@ -2,7 +2,7 @@
 #include "ops_harness.h"
 
 static void elements(harness *h) {
-  static const int64_t counts[] = {0, 1, 7, 65, 70001};
+  static const int64_t counts[] = {0, 1, 7, 65, 70001, 1100003};
   for (size_t c = 0; c < sizeof counts / sizeof *counts; c++) {
     int64_t n = counts[c];
     double *in64, *x64, *y64;
@@ -35,7 +35,8 @@ static void elements(harness *h) {
 static void patches(harness *h) {
   static const struct {
     int batch, height, width, channels, patch;
-  } cases[] = {{2, 8, 12, 3, 4}, {1, 28, 14, 1, 14}, {3, 3, 3, 3, 1}, {2, 64, 64, 3, 8}};
+  } cases[] = {{2, 8, 12, 3, 4},   {1, 28, 14, 1, 14}, {3, 3, 3, 3, 1},  {2, 64, 64, 3, 8},
+               {2, 30, 45, 3, 15}, {1, 14, 28, 2, 7},  {3, 64, 64, 3, 2}};
   for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
     int B = cases[k].batch, H = cases[k].height, W = cases[k].width, C = cases[k].channels, P = cases[k].patch;
     np_pixels pixels = {.batch = B, .height = H, .width = W, .channels = C, .patch = P};
@@ -72,33 +73,41 @@ static void patches(harness *h) {
   }
 }
 
-static void tables(harness *h) {
-  enum { TOKENS = 7, WIDTH = 40 };
+static void table_case(harness *h, int width) {
+  enum { TOKENS = 7, ROWS = 3 * TOKENS, FEW = 7, PADDING = 2 };
   double *table64, *x64;
-  float *table = h_normal_f32(h, TOKENS * WIDTH, 1.0, &table64);
-  void *x = h_normal_act(h, 3 * TOKENS * WIDTH, 1.0, &x64);
-  for (int r = 0; r < 3 * TOKENS; r++)
-    for (int j = 0; j < WIDTH; j++) x64[r * WIDTH + j] += table64[r % TOKENS * WIDTH + j];
-  H_OK(h->ops->add_table(h->ops, 3 * TOKENS, WIDTH, TOKENS, NULL, table, x));
-  h_close_act(h, "table", 3 * TOKENS * WIDTH, x, x64, 1e-7);
+  float *table = h_normal_f32(h, TOKENS * width, 1.0, &table64);
+  void *x = h_normal_act(h, ROWS * width, 1.0, &x64);
+  h_case(h, "width %d", width);
+  for (int r = 0; r < ROWS; r++)
+    for (int j = 0; j < width; j++) x64[r * width + j] += table64[r % TOKENS * width + j];
+  H_OK(h->ops->add_table(h->ops, ROWS, width, TOKENS, NULL, table, x));
+  h_close_act(h, "table", ROWS * width, x, x64, 1e-7);
 
-  static const int32_t rows[] = {0, 6, 7, 12, 20, -1, -1}; /* the last two are padding */
+  static const int32_t rows[FEW] = {0, 6, 7, 12, 20, -1, -1}; /* the last two are padding */
   int32_t *index = h_take(h, sizeof rows);
   memcpy(index, rows, sizeof rows);
-  void *few = h_normal_act(h, 7 * WIDTH, 1.0, &x64);
-  for (int r = 0; r < 5; r++)
-    for (int j = 0; j < WIDTH; j++) x64[r * WIDTH + j] += table64[index[r] % TOKENS * WIDTH + j];
-  H_OK(h->ops->add_table(h->ops, 7, WIDTH, TOKENS, index, table, few));
-  h_close_act(h, "table by index", 5 * WIDTH, few, x64, 1e-7);
-  for (int i = 5 * WIDTH; i < 7 * WIDTH; i++) assert_true(h_get(h, few, i) == x64[i]);
+  void *few = h_normal_act(h, FEW * width, 1.0, &x64);
+  for (int r = 0; r < FEW - PADDING; r++)
+    for (int j = 0; j < width; j++) x64[r * width + j] += table64[index[r] % TOKENS * width + j];
+  H_OK(h->ops->add_table(h->ops, FEW, width, TOKENS, index, table, few));
+  h_close_act(h, "table by index", (FEW - PADDING) * width, few, x64, 1e-7);
+  for (int i = (FEW - PADDING) * width; i < FEW * width; i++) assert_true(h_get(h, few, i) == x64[i]);
+  h_finish(h);
+}
+
+static void tables(harness *h) {
+  static const int widths[] = {7, 40, 588, 2056};
+  for (size_t k = 0; k < sizeof widths / sizeof *widths; k++) table_case(h, widths[k]);
 }
 
 static void gathering(harness *h) {
   static const struct {
     int64_t rows, padding, total;
     int width;
-  } cases[] = {{0, 0, 5, 8},  {1, 0, 1, 8},   {3, 0, 10, 7},        {10, 0, 10, 16},     {400, 0, 1000, 192},
-               {0, 16, 5, 8}, {3, 13, 10, 7}, {400, 16, 1000, 192}, {700, 300, 1000, 64}};
+  } cases[] = {{0, 0, 5, 8},   {1, 0, 1, 8},      {3, 0, 10, 7},        {10, 0, 10, 16},      {400, 0, 1000, 192},
+               {0, 16, 5, 8},  {3, 13, 10, 7},    {400, 16, 1000, 192}, {700, 300, 1000, 64}, {9, 3, 70, 6},
+               {9, 3, 70, 12}, {20, 4, 50, 2056}, {4000, 96, 9000, 4}};
   for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
     int64_t chosen = cases[k].rows, rows = chosen + cases[k].padding, total = cases[k].total;
     int width = cases[k].width;
@@ -124,7 +133,7 @@ static void gathering(harness *h) {
 }
 
 static void column_sums(harness *h) {
-  static const int shapes[][2] = {{1, 1}, {7, 65}, {64, 300}, {300, 7}, {5000, 48}};
+  static const int shapes[][2] = {{1, 1}, {7, 65}, {64, 300}, {300, 7}, {5000, 48}, {100, 588}, {50, 2056}, {9000, 24}};
   for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
     int rows = shapes[k][0], width = shapes[k][1];
     double *x64, *sum = h_take_f64(h, width);

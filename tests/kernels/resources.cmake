@@ -1,0 +1,56 @@
+# No attention kernel keeps anything in local memory: neither a spilled register nor an array that is indexed at run time. Either would
+# cost what these kernels are built to avoid, and a compiler may begin to do it with any change.
+#
+#   cmake -DOBJECTS=a.o;b.o -DCUOBJDUMP=… -DNVCC=… -DSOURCE_DIR=… -DARCHITECTURES=80;90a -P resources.cmake
+#
+# cuobjdump tells it of the built objects. Where a CUDA installation lacks cuobjdump, the sources are compiled once more and ptxas tells.
+set(report "")
+if(CUOBJDUMP)
+  foreach(object IN LISTS OBJECTS)
+    if(object MATCHES "/attention_[^/]*$")
+      execute_process(COMMAND ${CUOBJDUMP} --dump-resource-usage ${object}
+        OUTPUT_VARIABLE text ERROR_VARIABLE text RESULT_VARIABLE failed)
+      if(failed AND NOT text MATCHES "does not contain device code")
+        message(FATAL_ERROR "${CUOBJDUMP} ${object}: ${text}")
+      endif()
+      string(APPEND report "${text}")
+    endif()
+  endforeach()
+  string(REGEX MATCHALL "Function [^:]*:[^:]*REG:[0-9]+ STACK:[0-9]+ SHARED:[0-9]+ LOCAL:[0-9]+" kernels "${report}")
+  set(clean "STACK:0 .*LOCAL:0$")
+else()
+  file(GLOB sources ${SOURCE_DIR}/kernels/attention_*.cu)
+  foreach(source IN LISTS sources)
+    foreach(architecture IN LISTS ARCHITECTURES)
+      string(REGEX REPLACE "-.*" "" architecture ${architecture})
+      execute_process(COMMAND ${NVCC} -std=c++17 -arch=sm_${architecture} -I${SOURCE_DIR} -I${SOURCE_DIR}/csrc
+        -I${SOURCE_DIR}/kernels --cubin -o ${CMAKE_CURRENT_BINARY_DIR}/resources.cubin -Xptxas -v ${source}
+        OUTPUT_VARIABLE text ERROR_VARIABLE text RESULT_VARIABLE failed)
+      if(failed)
+        message(FATAL_ERROR "${NVCC} ${source}: ${text}")
+      endif()
+      string(APPEND report "${text}")
+    endforeach()
+  endforeach()
+  file(REMOVE ${CMAKE_CURRENT_BINARY_DIR}/resources.cubin)
+  string(REGEX MATCHALL "entry function '[^']*' for '[^']*'[^:]*:[^\n]*\n[^\n]*spill loads" kernels "${report}")
+  set(clean " 0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads$")
+endif()
+
+set(count 0)
+set(guilty 0)
+foreach(kernel IN LISTS kernels)
+  math(EXPR count "${count} + 1")
+  if(NOT kernel MATCHES "${clean}")
+    string(REGEX REPLACE "[ \n]+" " " kernel "${kernel}")
+    message("${kernel}")
+    math(EXPR guilty "${guilty} + 1")
+  endif()
+endforeach()
+if(count EQUAL 0)
+  message(FATAL_ERROR "no attention kernel was found")
+endif()
+if(guilty)
+  message(FATAL_ERROR "${guilty} of ${count} attention kernels use local memory")
+endif()
+message("${count} attention kernels, none uses local memory")
