@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,20 @@ def fail(text):
 # ---- running -------------------------------------------------------------------------------------------------------------
 
 
+def python():
+    return os.environ.get("PYTHON", "python3")
+
+
+def cuda_libraries():
+    """Folders of CUDA's libraries: the toolkit's, and what came with PyTorch, where cuDNN often is and nowhere else."""
+    code = "import glob, nvidia; print(*(lib for root in nvidia.__path__ for lib in glob.glob(root + '/*/lib')))"
+    try:
+        found = subprocess.run([python(), "-c", code], capture_output=True, text=True, timeout=60, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        found = ""
+    return ["/usr/local/cuda/lib64", *found.split()]
+
+
 class Check:
     """The packed files, the time left, and a row for everything that ran."""
 
@@ -32,9 +47,14 @@ class Check:
         self.rows, self.raw, self.records = [], {}, []
         with open(os.path.join(root, "manifest.json"), encoding="utf-8") as file:
             self.manifest = json.load(file)
-        libs = os.environ.get("LIBS", os.path.join(root, "lib"))
-        self.environment = os.environ | {
-            "LD_LIBRARY_PATH": libs + ":" + os.environ.get("LD_LIBRARY_PATH", ""), "OMP_WAIT_POLICY": "passive"}
+        self.environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
+        self.libraries = ":".join([os.environ.get("LIBS", os.path.join(root, "lib")), *cuda_libraries(),
+                                   os.environ.get("LD_LIBRARY_PATH", "")])
+        self.wrapper = os.path.join(root, "nextpatch")  # for programs that must not see our libraries themselves
+        with open(self.wrapper, "w", encoding="utf-8") as file:
+            file.write(f'#!/bin/sh\nLD_LIBRARY_PATH={shlex.quote(self.libraries)} exec {shlex.quote(self.path("bin", "nextpatch"))}'
+                       ' "$@"\n')
+        os.chmod(self.wrapper, 0o755)
         self.scratch = os.path.join(root, "scratch")
         shutil.rmtree(self.scratch, ignore_errors=True)
         os.makedirs(self.scratch)
@@ -49,7 +69,9 @@ class Check:
         print(f"{result:9} {what}{': ' + number if number else ''}{' (' + detail + ')' if detail else ''}", flush=True)
 
     def run(self, command, limit, environment=None):
-        """(exit status or None when out of time, stdout, stderr's last line, seconds)."""
+        """(exit status or None when out of time, stdout, stderr's last line, seconds). Our programs see our libraries."""
+        if any(word.startswith(self.path("bin") + os.sep) for word in command):
+            environment = (environment or {}) | {"LD_LIBRARY_PATH": self.libraries}
         left, start = self.deadline - time.monotonic(), time.monotonic()
         if left < 1:
             return None, "", "no time left: run this stage in a call of its own", 0.0
@@ -307,12 +329,12 @@ def stage_bench(check):
 # ---- peers -------------------------------------------------------------------------------------------------------------
 
 
-def peer_attention(check, python):
+def peer_attention(check):
     out = os.path.join(check.scratch, "peer-attention.json")
     words = ["--tokens", "33", "--head-width", "16", "--width", "32", "--rows", "66", "--rotate-mb", "1", "--precision",
              "fp32", "--rounds", "1", "--runs", "1", "--warmup", "1"] if DRY else ["--tokens", "256", "1024", "--rounds", "2"]
-    status, _, said, seconds = check.run([python, check.path("bench", "run_attention.py"), "--device", BACKEND, "--program",
-                                          check.path("bin", "nextpatch"), "--out", out, *words], 400, {"PYTHON": python})
+    status, _, said, seconds = check.run([python(), check.path("bench", "run_attention.py"), "--device", BACKEND, "--program",
+                                          check.wrapper, "--out", out, *words], 400)
     if not check.verdict("attention beside PyTorch", status, said, seconds):
         return
     with open(out, encoding="utf-8") as file:
@@ -323,15 +345,15 @@ def peer_attention(check, python):
                       f"d = {row['head_width']}", "measured", f"{row['ratio_to_nextpatch']:.3g}x nextpatch's time")
 
 
-def peer_step(check, python, variant, ours):
+def peer_step(check, variant, ours):
     """One variant of the peer beside nextpatch; its row, with the ratio, or None."""
     out = os.path.join(check.scratch, "peer-step.json")
     words = [check.path("recipes", "demo.yaml"), "train.batch=2", "--precision", "fp32", "--steps", "1", "--warmup", "1"]
     if not DRY:
         words = [check.path("recipes", "aim_600m.yaml"), "train.batch=256", *ours, "--precision", "bf16", "--steps", "6"]
     status, _, said, seconds = check.run(
-        [python, check.path("bench", "run_step.py"), "--device", BACKEND, "--program", check.path("bin", "nextpatch"),
-         "--out", out, "--rounds", "1", *words, "--variants", variant], 240, {"PYTHON": python})
+        [python(), check.path("bench", "run_step.py"), "--device", BACKEND, "--program", check.wrapper,
+         "--out", out, "--rounds", "1", *words, "--variants", variant], 240)
     if status != 0:
         check.row(f"step of PyTorch {variant}", "timeout" if status is None else "failed", detail=said, seconds=seconds)
         return None
@@ -355,31 +377,27 @@ def passes_that_fit(check):
 PEER_VARIANTS = ("torch-flex-checkpointing", "torch-flex", "torch-flex-micro64", "torch-flex-micro64-losstokens")
 
 
-def torch_or_skip(check, what):
-    """The interpreter that has PyTorch, or None after a row that says so."""
-    python = os.environ.get("PYTHON", "python3")
-    status, _, _, _ = check.run([python, "-c", "import torch, yaml"], 60)
-    if status == 0:
-        return python
-    check.row(what, "skipped", detail=f"no PyTorch with PyYAML under {python} (PYTHON= names another)")
-    return None
+def has_torch(check, what):
+    """Whether peers can run; a row says so where they cannot."""
+    status, _, _, _ = check.run([python(), "-c", "import torch, yaml"], 60)
+    if status != 0:
+        check.row(what, "skipped", detail=f"no PyTorch with PyYAML under {python()} (PYTHON= names another)")
+    return status == 0
 
 
 def stage_peers_attention(check):
-    python = torch_or_skip(check, "attention beside PyTorch")
-    if python:
+    if has_torch(check, "attention beside PyTorch"):
         status, _, said, seconds = check.run(
-            [python, check.path("bench", "peers", "attention_torch.py"), "--check", "--device", BACKEND], 120)
+            [python(), check.path("bench", "peers", "attention_torch.py"), "--check", "--device", BACKEND], 120)
         check.verdict("PyTorch's masks are ours", status, said, seconds)
-        peer_attention(check, python)
+        peer_attention(check)
 
 
 def stage_peers_step(check):
-    python = torch_or_skip(check, "step beside PyTorch")
-    if not python:
+    if not has_torch(check, "step beside PyTorch"):
         return
     ours = [] if DRY else passes_that_fit(check)
-    rows = [peer_step(check, python, variant, ours) for variant in (("torch",) if DRY else PEER_VARIANTS)]
+    rows = [peer_step(check, variant, ours) for variant in (("torch",) if DRY else PEER_VARIANTS)]
     rows = [row for row in rows if row and row.get("ratio")]
     fastest = min(rows, key=lambda row: row["median_s"], default=None)
     for row in rows:
