@@ -2,6 +2,7 @@
 """Time a training step: `nextpatch bench step` beside the PyTorch peer, interleaved in one run.
 
     PYTHON=~/torch/bin/python bench/run_step.py recipes/cifar10.yaml train.batch=128 --threads 2 --out step.json
+    bench/run_step.py recipes/aim_600m.yaml train.batch=256 --device cuda --precision bf16 --out step.json
 
 Every round runs each program once in turn, so that whatever else the machine does falls on all alike; a program's
 result is the median over rounds of its median seconds a step. The ratio is peer seconds / nextpatch seconds: above 1
@@ -11,17 +12,14 @@ the standard library.
 """
 
 import argparse
-import json
 import os
-import platform
 import shlex
 import statistics
-import subprocess
 import sys
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from common import PYTHON, ROOT, header, run, torch_version, words, write_json
+
 PEER = os.path.join(ROOT, "bench", "peers", "aim_torch.py")
-PYTHON = os.environ.get("PYTHON", sys.executable)
 
 # Names of peer variants and their flags.
 VARIANTS = {
@@ -32,56 +30,27 @@ VARIANTS = {
     "torch-fp32attn": ["--attention", "fp32"],
     "torch-compile": ["--compile"],
     "torch-compile-losstokens": ["--compile", "--head-loss-tokens"],
+    # On a GPU. Checkpointing on is how the released training code ships; without it a batch may only fit in passes of 64.
+    "torch-sdpa-checkpointing": ["--compile", "--checkpointing"],
+    "torch-flex": ["--attention", "flex", "--compile"],
+    "torch-flex-checkpointing": ["--attention", "flex", "--compile", "--checkpointing"],
+    "torch-flex-micro64": ["--attention", "flex", "--compile", "--micro-batch", "64"],
+    "torch-flex-micro64-losstokens": ["--attention", "flex", "--compile", "--micro-batch", "64", "--head-loss-tokens"],
 }
-
-
-def output_of(command):
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def machine():
-    cpu = json.loads(output_of(["lscpu", "--json"]) or '{"lscpu": []}')["lscpu"]
-    model = next((row["data"] for row in cpu if row["field"] == "Model name:"), platform.processor())
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)),
-            "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-            "system": platform.platform(), "load_average": os.getloadavg()[0]}
-
-
-def words(command):
-    """A command as another checkout would type it: paths within this one are relative, the interpreter has no folder."""
-    return shlex.join(os.path.relpath(word, ROOT) if word.startswith(ROOT + os.sep) else
-                      os.path.basename(word) if word == PYTHON else word for word in command)
-
-
-def run(command, timeout):
-    """The last line of a program's stdout, which is its JSON result; or (None, why not)."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    except OSError as error:
-        return None, str(error)
-    except subprocess.TimeoutExpired:
-        return None, f"no result within {timeout} s"
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        return None, f"exit status {done.returncode}: {said[-1] if said else 'nothing said'}"
-    try:
-        result = json.loads(lines[-1])
-        return (result, None) if result["median_s"] > 0 else (None, f"median_s is {result['median_s']}")
-    except (ValueError, KeyError, TypeError):
-        return None, f"not a result: {lines[-1][:120]}"
+USUAL = {
+    "cpu": ["torch", "torch-losstokens", "torch-mathattn", "torch-mathattn-losstokens"],
+    "cuda": ["torch-flex-checkpointing", "torch-flex", "torch-flex-micro64", "torch-flex-micro64-losstokens"],
+}
 
 
 def commands_of(options, precision, torch_found):
     ours = [options.program, "bench", "step", options.recipe] + options.overrides + [f"precision={precision}"]
-    ours += ["--json", f"steps={options.steps}", f"warmup={options.warmup}"]
+    ours += ["--json", f"steps={options.steps}", f"warmup={options.warmup}", f"backend={options.device}"]
     ours += ([f"threads={options.threads}"] if options.threads else []) + shlex.split(options.program_args)
     commands = {"nextpatch": ours}
     for variant in options.variants if torch_found else []:
         peer = [PYTHON, PEER, options.recipe] + options.overrides + ["--precision", precision]
+        peer += ["--device", options.device]
         peer += ["--steps", str(options.steps), "--warmup", str(options.warmup)] + VARIANTS[variant]
         peer += ["--threads", str(options.threads)] if options.threads else []
         commands[variant] = peer + shlex.split(options.peer_args)
@@ -120,17 +89,24 @@ def time_precision(options, precision, torch_found):
     return rows
 
 
+def memory_of(result):
+    """Gigabytes that a program took, where it says so."""
+    taken = result.get("memory_taken_gb") or result.get("peak_device_bytes", result.get("peak_rss_bytes", 0)) / 1e9
+    return f"{taken:.3g}" if taken else ""
+
+
 def table(rows):
-    lines = ["| precision | program | s/step | spread | images/s | GFLOP/s | of matrix peak | ratio to nextpatch |",
-             "|---|---|---|---|---|---|---|---|"]
+    lines = ["| precision | program | s/step | spread | images/s | GFLOP/s | of matrix peak | GB | ratio to nextpatch |",
+             "|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
         if "median_s" not in row:
-            lines.append(f"| {row['precision']} | {row['program']} | failed: {row['failure']} | | | | | |")
+            lines.append(f"| {row['precision']} | {row['program']} | failed: {row['failure']} | | | | | | |")
             continue
         spread = f"{min(row['rounds_s']):.4g}..{max(row['rounds_s']):.4g}"
         rate, peak = row["result"].get("gflops_per_s"), row["result"].get("matrix_peak_gflops")
         cells = [row["precision"], row["program"], f"{row['median_s']:.4g}", spread, f"{row['images_per_s']:.4g}",
                  f"{rate:.4g}" if rate else "", f"{100 * rate / peak:.0f} %" if rate and peak else "",
+                 memory_of(row["result"]),
                  f"{row['ratio']:.2f}" if row["ratio"] else ""]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -141,12 +117,12 @@ def main():
     parser.add_argument("recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="given to both programs")
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of both")
     parser.add_argument("--rounds", type=int, default=3, help="times each program is started")
     parser.add_argument("--steps", type=int, default=5, help="timed steps in one start")
     parser.add_argument("--warmup", type=int, default=2, help="steps before the timing")
     parser.add_argument("--threads", type=int, default=0, help="of both; default: the recipe's")
-    usual = [name for name in VARIANTS if name.startswith(("torch-loss", "torch-math")) or name == "torch"]
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=usual)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="of the peer; default: those usual on the device")
     parser.add_argument("--program", default=os.path.join(ROOT, "build", "release", "nextpatch"))
     parser.add_argument("--program-args", default="", help="further words for `nextpatch bench step`")
     parser.add_argument("--peer-args", default="", help="further words for every peer variant")
@@ -155,13 +131,12 @@ def main():
     options = parser.parse_intermixed_args()
     if options.rounds < 1:
         parser.error("--rounds is at least 1")
+    options.variants = options.variants or USUAL[options.device]
 
-    torch_found = output_of([PYTHON, "-c", "import torch, yaml; print(torch.__version__)"])
+    torch_found = torch_version("torch, yaml")
     if not torch_found:
         print(f"{PYTHON} lacks torch or PyYAML: reported without the ratio (PYTHON chooses another)", file=sys.stderr)
-    record = {"benchmark": "step", "command": shlex.join(sys.argv),
-              "commit": output_of(["git", "describe", "--always", "--dirty"]), "machine": machine(),
-              "torch": torch_found or None, "recipe": options.recipe, "overrides": options.overrides}
+    record = header("step", torch_found) | {"recipe": options.recipe, "overrides": options.overrides}
     rows = [row for precision in options.precision for row in time_precision(options, precision, torch_found)]
     record["rows"] = rows
     print(table(rows))
@@ -171,10 +146,7 @@ def main():
             best = min(rivals, key=lambda r: r["median_s"])
             print(f"{precision}: {best['ratio']:.2f}x the fastest peer ({best['program']})")
     if options.out:
-        with open(options.out + ".part", "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1)
-            file.write("\n")
-        os.replace(options.out + ".part", options.out)
+        write_json(options.out, record)
     if any(row["program"] == "nextpatch" and row["failure"] for row in rows):
         sys.exit("error: nextpatch was not timed")
 

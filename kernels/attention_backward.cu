@@ -7,10 +7,11 @@
  * dk and dv are sums over queries, dq is a sum over keys. A block owns one tile of either side, keeps the sums in
  * registers and walks the visible tiles of the other side in order; p is computed again from lse by both:
  *
- *              keys 0   1   2   3            owner of key tile 1:   down its column, from the first query tile that
- * sees it queries 0       #   :   .   .                                   s = k·qᵀ, dp = v·doutᵀ, dv += p·dout, dk +=
- * ds·q 1       #   #   .   .            owner of query tile 2: along its row, to the last key tile that it sees 2
- * ──#───#───#─► .                                   s = q·kᵀ, dp = dout·vᵀ, dq += ds·k 3       #   ▼   #   #
+ *            keys 0   1   2   3      owner of key tile 1: down its column, from the first query tile that sees it
+ *   queries 0     #   :   .   .        s = k·qᵀ, dp = v·doutᵀ, dv += p·dout, dk += ds·q
+ *           1     #   #   .   .
+ *           2   ──#───#───#─► .      owner of query tile 2: along its row, to the last key tile that it sees
+ *           3     #   ▼   #   #        s = q·kᵀ, dp = dout·vᵀ, dq += ds·k
  *
  * Both are one loop: two tiles A0, A1 of the own side stay in shared memory, pairs X, Y of the other side pass by, a
  * warp holds 16 own rows, so p and ds become left operands of the next product without leaving their registers:
@@ -22,10 +23,10 @@
  *
  * Seven products where five would do, if one block did a whole head: then dq would be summed over key tiles too, in 128
  * KiB of shared memory at N = 256, d = 128, which with the tiles is more than the 163 KiB of an A100, or through the
- * second cache; and a head would be one block, with no other to fill its waits. The time of both at N = 256 is near
- * that of the 512 kB a head reads and writes, which is the same, for owners of one head are neighbours in the grid and
- * meet in the cache. Sums of 64 rows × 128 columns, twice, take 128 of a thread's 255 registers: two blocks of 81 KiB a
- * multiprocessor.
+ * second cache; and a head would be one block, with no other to fill its waits. Counted, not measured: both take at N =
+ * 256 about as long as the 512 kB that a head reads and writes, which are the same, for owners of one head are
+ * neighbours in the grid and meet in the cache. Sums of 64 rows × 128 columns, twice, take 128 of a thread's 255
+ * registers: two blocks of 81 KiB a multiprocessor.
  *
  * First a small pass puts lse·log2(e) and D of each query beside each other, zeros where the last tile sticks out: such
  * queries have q = dout = 0, so they add p·0 and 1·(0 - 0)·0: nothing, without a test. */

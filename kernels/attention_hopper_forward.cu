@@ -1,7 +1,7 @@
 /* Attention forward on Hopper: tensor cores fed from shared memory by whole warpgroups, tiles brought by TMA.
  *
  * The device code runs on sm_90a alone; other architectures get empty kernels that nobody launches. Its arithmetic, its
- * layouts and its waits were proven on the host (tests/simt/hopper_attention.cpp), which says nothing of speed.
+ * layouts and its waits were proven on the host (tests/simt/test_hopper_attention.cu), which says nothing of speed.
  *
  * A block stays on its multiprocessor and takes items one after the other; an item is 128 queries of one head:
  *
@@ -258,7 +258,7 @@ template <int width> NP_KERNEL_BLOCKS(THREADS, 1) hopper_forward(NP_MAP map, con
   typedef forward_memory<width> memory;
   memory m;
   if (threadIdx.x == 0) {
-    for (int i = 0; i < memory::COUNT; i++) {
+    for (int i = 0; i < memory::COUNT; i++) { /* full: the producer arrives; empty: each warp that reads */
       bool full = i < memory::Q_EMPTY || (i >= memory::K_FULL && i / SLOTS % 2 == 1);
       int warps = i < memory::K_FULL ? CONSUMER_WARPS : CONSUMERS * CONSUMER_WARPS;
       np_barrier_init(m.barriers + i, full ? 1 : warps);

@@ -48,7 +48,7 @@ batch_factors(int64_t rows, int width, int parts, float eps, float momentum, con
   const int column = static_cast<int>(blockIdx.x) * NP_WARP + np_lane();
   double sum = 0.0, squares = 0.0;
   if (column < width) {
-#pragma unroll 4
+#pragma unroll 2
     for (int64_t p = np_warp(); p < parts; p += WARPS) {
       sum += sums[2 * p * width + column];
       squares += sums[(2 * p + 1) * width + column];

@@ -20,7 +20,7 @@
 #include "kernels/parts.cuh"
 #include "kernels/vector.cuh"
 
-enum { THREADS = 256, WIDE = 8, PAIR = 2, NARROW_THREADS = 256, MOST_THREADS = 512 };
+enum { THREADS = 256, WIDE = 8, PAIR = 2, MOST_THREADS = 512 };
 
 typedef struct row_stats {
   float mean, rstd;
@@ -164,35 +164,42 @@ norm_forward_any(int64_t rows, int width, float eps, const T *x, const T *delta,
 
 /* ---- backward ---- */
 
+/* Threads that are resident on a multiprocessor at once, in one block or several: what registers are bounded for. */
+template <class T> constexpr int resident() { return sizeof(T) == 2 ? 576 : 512; }
+
 /* What a thread holds of one row. */
 template <class T, int n> struct back_row {
   np_vec<T, n> dy, x, residual;
   row_stats stats;
 };
 
-/* The sums of a pair of rows over the block, in one barrier. room: [warps, 4]; free again after the next barrier. */
-NP_DEVICE void pair_sums(float (&sums)[2 * PAIR], np_shared<float> room) {
-#pragma unroll
-  for (int i = 0; i < 2 * PAIR; i++) sums[i] = np_warp_sum(sums[i]);
-  const int warps = static_cast<int>(blockDim.x) / NP_WARP;
-  if (np_lane() == 0)
-    for (int i = 0; i < 2 * PAIR; i++) room[np_warp() * 2 * PAIR + i] = sums[i];
+/* The sums of a pair of rows over the block, in one barrier. room: [warps]; free again after the next barrier. */
+NP_DEVICE float4 pair_sums(float4 sums, np_shared<float4> room) {
+  sums.x = np_warp_sum(sums.x);
+  sums.y = np_warp_sum(sums.y);
+  sums.z = np_warp_sum(sums.z);
+  sums.w = np_warp_sum(sums.w);
+  if (np_lane() == 0) room[np_warp()] = sums;
   np_block_sync();
-#pragma unroll
-  for (int i = 0; i < 2 * PAIR; i++) {
-    sums[i] = room[i];
-    for (int w = 1; w < warps; w++) sums[i] += room[w * 2 * PAIR + i];
+  sums = room[0];
+#pragma unroll 1
+  for (int w = 1; w < static_cast<int>(blockDim.x) / NP_WARP; w++) {
+    const float4 more = room[w];
+    sums.x += more.x;
+    sums.y += more.y;
+    sums.z += more.z;
+    sums.w += more.w;
   }
+  return sums;
 }
 
-/* sums [parts, 2, width] takes dgain and dbias of each part. A thread has 8 columns, and width is a multiple of 8.
- * Blocks of up to `most` threads; the bound on registers lets 768 threads (float32: 512) of narrow blocks be resident.
- */
-template <class T, int most>
-NP_KERNEL_BLOCKS(most, most <= NARROW_THREADS ? (sizeof(T) == 2 ? 3 : 2) : 1)
+/* sums [parts, 2, width] takes dgain and dbias of each part. A thread has 8 columns, and width is a multiple of 8, at
+ * most 4096. */
+template <class T>
+NP_KERNEL(resident<T>())
 norm_backward(int64_t rows, int width, const T *dy, const T *x, const float *mean, const float *rstd, const float *gain,
               const T *residual, T *dx, float *sums) {
-  const np_shared<float> room = np_shared_at<float>(0); /* [2, warps, 4]: one half and the other in turn */
+  const np_shared<float4> room = np_shared_at<float4>(0); /* [2, warps]: one half and the other in turn */
   const int column = static_cast<int>(threadIdx.x) * WIDE, warps = static_cast<int>(blockDim.x) / NP_WARP;
   const int parts = static_cast<int>(gridDim.x), part = static_cast<int>(blockIdx.x);
   const bool mine = column < width;
@@ -228,11 +235,11 @@ norm_backward(int64_t rows, int width, const T *dy, const T *x, const float *mea
         dbias[j] += g[j];
       }
     }
-    pair_sums(total, room + half * warps * 2 * PAIR);
+    const float4 sum = pair_sums({total[0], total[1], total[2], total[3]}, room + half * warps);
 #pragma unroll
     for (int p = 0; p < PAIR; p++) {
       if (r + p >= end || !mine) continue;
-      const float avg_a = total[2 * p] * share, avg_an = total[2 * p + 1] * share;
+      const float avg_a = (p ? sum.z : sum.x) * share, avg_an = (p ? sum.w : sum.y) * share;
       float g[WIDE], s[WIDE], d[WIDE];
       np_vec_get(held[p].dy, g);
       np_vec_get(held[p].x, s);
@@ -337,7 +344,7 @@ static int backward_threads(int width) {
 }
 
 static int backward_parts(const np_gpu *gpu, np_dtype act, int width) {
-  const int blocks = (act == NP_BF16 ? 768 : 512) / backward_threads(width);
+  const int blocks = (act == NP_BF16 ? resident<np_bf16>() : resident<float>()) / backward_threads(width);
   return gpu->processors * (blocks < 16 ? blocks : 16);
 }
 
@@ -353,13 +360,11 @@ static np_status launch_backward(const np_gpu *gpu, int64_t rows, int width, int
       np_aligned(dy, 16) && np_aligned(x, 16) && np_aligned(gain, 16) && np_aligned(residual, 16) && np_aligned(dx, 16);
   const bool fits = aligned && width % WIDE == 0 && width <= WIDE * MOST_THREADS;
   const int threads = fits ? backward_threads(width) : MOST_THREADS;
-  const size_t room = static_cast<size_t>(2 * 2 * PAIR * threads / NP_WARP) * sizeof(float);
-  auto *kernel = !fits                       ? norm_backward_any<T>
-                 : threads <= NARROW_THREADS ? norm_backward<T, NARROW_THREADS>
-                                             : norm_backward<T, MOST_THREADS>;
-  return np_launch(gpu, "norm_backward", kernel, dim3(static_cast<unsigned>(parts)), threads, room, rows, width,
-                   static_cast<const T *>(dy), static_cast<const T *>(x), mean, rstd, gain,
-                   static_cast<const T *>(residual), static_cast<T *>(dx), sums);
+  const size_t room = static_cast<size_t>(2 * threads / NP_WARP) * sizeof(float4);
+  return np_launch(gpu, "norm_backward", fits ? norm_backward<T> : norm_backward_any<T>,
+                   dim3(static_cast<unsigned>(parts)), threads, room, rows, width, static_cast<const T *>(dy),
+                   static_cast<const T *>(x), mean, rstd, gain, static_cast<const T *>(residual), static_cast<T *>(dx),
+                   sums);
 }
 
 extern "C" np_status np_kernel_norm_backward(const np_gpu *gpu, np_dtype act, int64_t rows, int width, const void *dy,

@@ -141,31 +141,43 @@ static inline float *h_normal_f32(harness *h, int64_t n, double scale, double **
 
 /* ---- comparisons ---- */
 
+/* spread (NULL: nothing): what rounding numbers on the way to bfloat16 may do to each result. */
 static inline void h_compare(const harness *h, const char *what, bool bf16, int64_t n, const void *got,
-                             const double *want, double floor) {
-  double largest = 0.0, error2 = 0.0, rounding2 = 0.0;
+                             const double *want, double floor, const double *spread) {
+  double largest = 0.0, error2 = 0.0, rounding2 = 0.0, spread2 = 0.0;
   for (int64_t i = 0; i < n; i++) largest = fmax(largest, fabs(want[i]));
   for (int64_t i = 0; i < n; i++) {
     double value = bf16 ? (double)np_bf16_to_f32(((const np_bf16 *)got)[i]) : (double)((const float *)got)[i];
     double error = fabs(value - want[i]), bound = floor * largest + (bf16 ? 0x1p-8 * fabs(want[i]) : 0.0) + 1e-37;
+    if (spread) bound += 4.0 * 0x1p-9 * spread[i];
     if (!(error <= bound))
       fail_msg("%s: %s[%lld] is %.9g, expected %.9g within %.3g", h->name, what, (long long)i, value, want[i], bound);
     double rounding = bf16 ? (double)np_bf16_to_f32(np_bf16_from_f32((float)want[i])) - want[i] : 0.0;
     error2 += error * error;
     rounding2 += rounding * rounding;
+    if (spread) spread2 += 0x1p-18 * spread[i] * spread[i];
   }
-  if (n > 0 && !(sqrt(error2 / (double)n) <= 2.0 * sqrt(rounding2 / (double)n) + floor * largest + 1e-37))
+  if (n > 0 && !(sqrt(error2 / (double)n) <=
+                 2.0 * sqrt(rounding2 / (double)n) + sqrt(spread2 / (double)n) + floor * largest + 1e-37))
     fail_msg("%s: %s: r.m.s. error %.3g", h->name, what, sqrt(error2 / (double)n));
 }
 
 static inline void h_close_act(const harness *h, const char *what, int64_t n, const void *got, const double *want,
                                double floor) {
-  h_compare(h, what, h->act == NP_BF16, n, got, want, floor);
+  h_compare(h, what, h->act == NP_BF16, n, got, want, floor, NULL);
+}
+
+/* The same for sums of products of which one factor was rounded to bfloat16 first, as tensor cores want it: spread is
+ * the root of the sum of their squares. A rounding changes a product by up to 2^-9 of it, and roundings are
+ * independent. */
+static inline void h_close_products(const harness *h, const char *what, int64_t n, const void *got, const double *want,
+                                    double floor, const double *spread) {
+  h_compare(h, what, h->act == NP_BF16, n, got, want, floor, spread);
 }
 
 static inline void h_close_f32(const harness *h, const char *what, int64_t n, const float *got, const double *want,
                                double floor) {
-  h_compare(h, what, false, n, got, want, floor);
+  h_compare(h, what, false, n, got, want, floor, NULL);
 }
 
 static inline void h_near(const harness *h, const char *what, double got, double want, double tolerance) {

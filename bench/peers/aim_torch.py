@@ -5,6 +5,7 @@ The same model, loss and update as nextpatch from the same recipe, written as a 
 AdamW, foreach clipping, autocast. Nothing is slowed down for the comparison; what may make PyTorch faster is a flag.
 
     aim_torch.py recipes/cifar10.yaml --precision bf16 --batch 128      time the step; one JSON line on stdout
+    aim_torch.py recipes/aim_600m.yaml --device cuda --attention flex --compile --checkpointing
     aim_torch.py --golden DIR/pretrain-l3m                              prove that the model is the same, or exit 1
 
 Needs torch and, for recipes, PyYAML. Letters in shapes: B images, N patches, D width, E head width, h heads, T = B*N.
@@ -26,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.utils.checkpoint import checkpoint
 
 # ---- settings --------------------------------------------------------------------------------------------------------
@@ -144,6 +146,7 @@ class Preprocessor(nn.Module):
 
 class Attention(nn.Module):
     kind = "sdpa"  # what --attention chose, for every layer
+    flex = staticmethod(flex_attention)
 
     def __init__(self, shape):
         super().__init__()
@@ -151,12 +154,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
         self.proj = nn.Linear(shape.width, shape.width, bias=False)
 
-    def forward(self, x, mask):  # [B, N, D], [B, 1, N, N]
+    def forward(self, x, mask):  # [B, N, D], [B, 1, N, N] or the block mask of it
         batch, tokens, width = x.shape
         q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         if self.kind == "fp32":
             with torch.autocast(x.device.type, enabled=False):
                 x = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+        elif self.kind == "flex":
+            x = self.flex(q, k, v, block_mask=mask)
         elif self.kind == "math":
             with sdpa_kernel(SDPBackend.MATH):
                 x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -265,6 +270,12 @@ def prefix_causal_mask(prefix, tokens):
     return (index[None, :] <= index[:, None]) | (index < prefix[:, None, None])[:, None]
 
 
+def prefix_causal_blocks(prefix, tokens):
+    """The same as FlexAttention takes it: which tiles are hidden, partial and full, for each image."""
+    return create_block_mask(lambda b, h, i, j: (j <= i) | (j < prefix[b]), prefix.shape[0], None, tokens, tokens,
+                             device=prefix.device)
+
+
 def targets_of(images, patch):
     """[B, N, P*P*C]: patches in (row, column, channel) order, each standardised (variance unbiased)."""
     batch, channels, height, width = images.shape
@@ -298,6 +309,10 @@ class Trainer:
         self.model, self.options, self.clip = model, options, clip
         self.device = torch.device(options.device)
         self.compiled = torch.compile(self._loss) if options.compile else self._loss
+        self.blocks = prefix_causal_blocks
+        if self.device.type == "cuda":  # without compilation FlexAttention holds all scores, and its mask N x N bits
+            self.blocks = torch.compile(prefix_causal_blocks)
+            Attention.flex = staticmethod(flex_attention if options.compile else torch.compile(flex_attention))
         parameters = list(model.parameters())
         groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
                   {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]  # biases and norms
@@ -316,8 +331,9 @@ class Trainer:
     def loss(self, images, prefix):
         """images [B, C, H, W] normalised, prefix [B] -> scalar loss, prediction."""
         tokens = self.model.shape.tokens
-        mask = prefix_causal_mask(prefix, tokens)
-        if self.options.mask == "additive":
+        flex = self.options.attention == "flex"
+        mask = self.blocks(prefix, tokens) if flex else prefix_causal_mask(prefix, tokens)
+        if not flex and self.options.mask == "additive":
             low = self.options.precision == "bf16" and self.options.attention != "fp32"
             dtype = torch.bfloat16 if low else torch.float32
             mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -math.inf)
@@ -331,6 +347,26 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True)
         self.optimizer.step()
         return norm
+
+
+class Stopwatch:
+    """Seconds from step to step: on a GPU by events, read when all is done, so that the device never waits for us."""
+
+    def __init__(self, device):
+        self.device, self.marks = device, []
+
+    def mark(self):
+        if self.device.type == "cuda":
+            self.marks.append(torch.cuda.Event(enable_timing=True))
+            self.marks[-1].record()
+        else:
+            self.marks.append(time.perf_counter())
+
+    def seconds(self):
+        if self.device.type != "cuda":
+            return [b - a for a, b in zip(self.marks, self.marks[1:])]
+        torch.cuda.synchronize(self.device)
+        return [a.elapsed_time(b) / 1e3 for a, b in zip(self.marks, self.marks[1:])]
 
 
 def reuse_freed_memory():
@@ -372,20 +408,31 @@ def measure(options):
     mean, std = (torch.tensor(settings[f"model.pixel_{s}"][: shape.channels], device=device).view(1, -1, 1, 1)
                  for s in ("mean", "std"))
 
+    micro = options.micro_batch or batch
+    if batch % micro:
+        sys.exit(f"error: --micro-batch {micro} does not divide the batch of {batch}")
+
     def step(i):
         pixels, prefix = batches[i % len(batches)]
-        loss, _ = trainer.loss((pixels.float() / 255 - mean) / std, prefix)
         trainer.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        targets, total = counted_tokens(prefix, shape.tokens).sum(), 0.0
+        for p, s in zip(pixels.split(micro), prefix.split(micro)):
+            loss, _ = trainer.loss((p.float() / 255 - mean) / std, s)
+            if micro < batch:  # the mean over the whole batch's targets, not a mean of means
+                loss = loss * (counted_tokens(s, shape.tokens).sum() / targets)
+            loss.backward()
+            total = total + loss.detach()
         trainer.update()
-        return loss.item()  # reading it also waits for the device
+        return total
 
-    seconds, loss = [], math.nan
+    watch = Stopwatch(device)
     for i in range(options.warmup + options.steps):
-        start = time.perf_counter()
+        if i == options.warmup:
+            watch.mark()
         loss = step(i)
         if i >= options.warmup:
-            seconds.append(time.perf_counter() - start)
+            watch.mark()
+    seconds, loss = watch.seconds(), float(loss)
 
     median = statistics.median(seconds)
     result = {
@@ -397,11 +444,12 @@ def measure(options):
         "cpu_capability": torch.backends.cpu.get_cpu_capability(), "steps": options.steps, "warmup": options.warmup,
         "compile": options.compile, "head_loss_tokens": options.head_loss_tokens, "mask": options.mask,
         "attention": options.attention, "checkpointing": options.checkpointing,
-        "autocast_cache": not options.no_autocast_cache,
+        "micro_batch": micro, "autocast_cache": not options.no_autocast_cache,
         "keep_memory": not options.no_keep_memory, "recipe": options.recipe, "overrides": options.overrides,
     }
     if device.type == "cuda":
-        result["peak_device_bytes"] = torch.cuda.max_memory_allocated(device)
+        result["peak_device_bytes"] = torch.cuda.max_memory_reserved(device)
+        result["device_name"] = torch.cuda.get_device_name(device)
     print(json.dumps(result))
     if not math.isfinite(loss):
         sys.exit("error: the loss is not finite")
@@ -454,13 +502,19 @@ def check(options):
               "pred": 0.0, "loss": 0.0, "grad_norm": 0.0, "grad": 0.0, "final": 0.0}
     for step in range(case["steps"]):
         images, prefix = (inputs[name][step].to(options.device) for name in ("images", "prefix_len"))
-        loss, pred = trainer.loss(images, prefix)
-        trainer.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with torch.set_grad_enabled(not options.forward_only):
+            loss, pred = trainer.loss(images, prefix)
         if step == 0:
             counted = counted_tokens(prefix, model.shape.tokens).cpu()
             wanted = expect["pred"][counted] if options.head_loss_tokens else expect["pred"]
             errors["pred"] = relative(pred, wanted)
+        if options.forward_only:
+            errors = {"positions": errors["positions"], "pred": errors["pred"],
+                      "loss": relative(loss, expect["loss"][0])}
+            break
+        trainer.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if step == 0:
             for name, p in model.named_parameters():
                 grad = torch.zeros_like(p) if p.grad is None else p.grad  # the paper's head leaves norm_1 unused
                 errors["grad"] = worse(errors["grad"], relative(grad, expect[f"grad.{name}"]))
@@ -468,7 +522,7 @@ def check(options):
             group["lr"] = float(expect["lr"][step])
         for name, value in (("grad_norm", trainer.update()), ("loss", loss)):
             errors[name] = worse(errors[name], relative(value, expect[name][step]))
-    for name, p in model.named_parameters():
+    for name, p in [] if options.forward_only else model.named_parameters():
         errors["final"] = worse(errors["final"], relative(p, expect[f"final.{name}"]))
 
     # fp32: the bounds of the golden cases. bf16: eight bits of mantissa, through every layer.
@@ -477,7 +531,7 @@ def check(options):
     bounds = fp32 if options.precision == "fp32" else bf16
     passed = all(errors[name] <= bounds[name] for name in errors)
     print(json.dumps({"golden": os.path.basename(os.path.normpath(options.golden)), "passed": passed,
-                      "precision": options.precision, "errors": errors, "bounds": bounds, "loss_last": loss.item()}))
+                      "precision": options.precision, "errors": errors, "bounds": {name: bounds[name] for name in errors}, "loss_last": loss.item()}))
     if not passed:
         sys.exit("error: the peer does not agree with the golden case")
 
@@ -490,6 +544,9 @@ def main():
     parser.add_argument("--precision", choices=["fp32", "bf16"],
                         help="bf16: autocast over fp32 weights; default: the recipe's")
     parser.add_argument("--batch", type=int, help="images a step; default: train.batch")
+    parser.add_argument("--micro-batch", type=int, default=0, help="images in one pass; 0: the batch")
+    parser.add_argument("--forward-only", action="store_true",
+                        help="with --golden: predictions and loss alone (FlexAttention has no backward on a CPU)")
     parser.add_argument("--steps", type=int, default=5, help="timed steps")
     parser.add_argument("--warmup", type=int, default=2, help="steps before the timing starts")
     parser.add_argument("--threads", type=int, default=0, help="default: the recipe's, else PyTorch's")
@@ -497,8 +554,9 @@ def main():
     parser.add_argument("--compile", action="store_true", help="torch.compile the model and the loss")
     parser.add_argument("--head-loss-tokens", action="store_true", help="gather the tokens of the loss before the head")
     parser.add_argument("--mask", choices=["bool", "additive"], default="bool", help="how SDPA is given the mask")
-    parser.add_argument("--attention", choices=["sdpa", "fp32", "math"], default="sdpa",
-                        help="fp32: SDPA outside autocast; math: its unfused backend, on a CPU often faster")
+    parser.add_argument("--attention", choices=["sdpa", "fp32", "math", "flex"], default="sdpa",
+                        help="fp32: SDPA outside autocast; math: its unfused backend, on a CPU often faster; flex: "
+                        "FlexAttention with the prefix mask as a block mask")
     parser.add_argument("--checkpointing", action="store_true", help="recompute the blocks in the backward pass")
     parser.add_argument("--no-autocast-cache", action="store_true",
                         help="cast weights at each use; saves 2 bytes a parameter where a weight is used once a pass")

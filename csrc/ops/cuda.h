@@ -64,6 +64,9 @@ np_status np_cuda_cudnn_forward(np_ops *ops, bool causal, int batch, int tokens,
 np_status np_cuda_cudnn_backward(np_ops *ops, bool causal, int batch, int tokens, int heads, int head_width,
                                  const void *qkv, const void *out, const float *lse, const void *dout, void *dqkv);
 
+/* The driver's own copy within the device, queued like an operation: what `bench ops` compares with. */
+np_status np_cuda_copy(np_ops *ops, void *to, const void *from, size_t bytes);
+
 /* Host memory that kernels may use as well, under the same address: slow, but tests can look into it. 64-byte aligned.
  */
 np_status np_cuda_mapped_alloc(np_ops *ops, size_t bytes, void **out);

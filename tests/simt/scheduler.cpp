@@ -100,16 +100,23 @@ std::string named(const char *what, int key) {
   fail("%s", text.c_str());
 }
 
+/* The first ready lane of the warp at this place of the order. */
+thread *first_ready(int at) {
+  int lane = __builtin_ctz(m->ready[at]);
+  m->ready[at] &= m->ready[at] - 1;
+  const warp *home = &m->warps[static_cast<size_t>(m->order[at])];
+  return &m->threads[static_cast<size_t>(home->number * LANES + home->order[lane])];
+}
+
 thread *try_ready() {
-  for (int i = 0, at = m->turn; i < static_cast<int>(here.warps);
-       i++, at = at + 1 == static_cast<int>(here.warps) ? 0 : at + 1)
-    if (m->ready[at] != 0) {
-      int lane = __builtin_ctz(m->ready[at]);
-      m->ready[at] &= m->ready[at] - 1;
-      m->turn = at;
-      warp *home = &m->warps[static_cast<size_t>(m->order[at])];
-      return &m->threads[static_cast<size_t>(home->number * LANES + home->order[lane])];
-    }
+  const int warps = static_cast<int>(here.warps);
+  if (m->ready[m->turn] != 0) return first_ready(m->turn);
+  for (int i = 1; i < warps; i++) {
+    int at = (m->turn + i) % warps;
+    if (m->ready[at] == 0) continue;
+    m->turn = at;
+    return first_ready(at);
+  }
   return nullptr;
 }
 

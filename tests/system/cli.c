@@ -147,8 +147,23 @@ static void bench(void **state) {
   RUN("bench", "step", NP_SOURCE_DIR "/recipes/demo.yaml", "steps=2", "warmup=0", "--json", "train.batch=4");
   assert_printed("\"images_per_s\": ");
   assert_ptr_equal(strchr(result.out, '\n'), result.out + strlen(result.out) - 1);
+  assert_printed("\"attention backward\": {\"s\": ");
   RUN("bench", "stairs", NP_SOURCE_DIR "/recipes/demo.yaml");
-  assert_refused("allowed: step");
+  assert_refused("allowed: attention, ops, step");
+  RUN("bench", "attention", "tokens=20,33", "head_width=16", "width=32", "rows=66", "rotate_mb=1", "precision=fp32",
+      "--json");
+  assert_printed("\"mask\": \"causal\", \"pass\": \"backward\"");
+  int lines = 0;
+  for (const char *at = result.out; (at = strchr(at, '\n')); at++) lines++;
+  assert_int_equal(lines, 2 * 3 * 2); /* shapes × masks × passes, all on one version */
+  RUN("bench", "attention", "tokens=20;33");
+  assert_refused("separated by commas");
+  RUN("bench", "attention", "--help");
+  assert_printed("  nextpatch bench attention tokens=256");
+  RUN("bench", "ops", "images=1", "parameters=1000", "runs=2", "rotate_mb=1", "model.width=48", "model.heads=2",
+      "model.image_size=[28,42]");
+  assert_printed("of copy");
+  assert_printed("pixel_loss");
 }
 
 /* A result that could not be written is not a success. */

@@ -29,7 +29,7 @@ extern "C" {
 
 np_status np_cuda_matmul_open(np_cuda_core *core) {
   np_ops *cpu;
-  np_status st = np_ops_cpu(NP_F32, 0, &cpu);
+  np_status st = np_ops_cpu(NP_F32, 1, &cpu); /* small products between fibers: no other threads */
   core->matmul = cpu;
   return st;
 }

@@ -1,0 +1,42 @@
+#!/bin/bash
+# scripts/gpu-check as far as it goes without a GPU: pack a build, refuse in one line where there is no GPU, run the whole flow
+# dry on the CPU, and say no when a check fails.
+#
+#   tests/system/gpu-check.sh BUILD
+set -eu
+build=$(realpath "$1") root=$(realpath "$(dirname "$0")/../..")
+folder=$(mktemp -d "${TMPDIR:-/tmp}/nextpatch-gpu-check-XXXXXX")
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+fail() { echo "error: gpu-check test: $*" >&2; exit 1; }
+
+GPU_CHECK_BACKEND=cpu "$root/scripts/gpu-check" pack "$folder/pack" "$build" || fail "pack"
+
+if ! "$build/nextpatch" doctor | grep -q '^  GPU 0 '; then
+  status=0
+  pack/gpu-check run >out 2>err || status=$?
+  [ "$status" = 1 ] && [ ! -s out ] && [ "$(wc -l <err)" = 1 ] && grep -q '^error: gpu-check: no GPU on this machine' err ||
+    fail "without a GPU: exit status $status, $(cat out err)"
+fi
+
+export GPU_CHECK_BACKEND=cpu
+stages='tests golden train repeat sanitizer bench'
+pack/gpu-check run $stages --out results || fail "the dry run failed"
+python3 - results/*.json <<'PY' || fail "the record lacks something"
+import json, sys
+record = json.load(open(sys.argv[1], encoding="utf-8"))
+results = {row["result"] for row in record["rows"]}
+assert record["dry_run"] and record["commit"] and results <= {"passed", "skipped", "measured"}, results
+assert {"bench attention", "bench ops", "bench step", "doctor"} <= set(record["results"]), record["results"].keys()
+PY
+
+# A program that fails, one that never ends, and a curve that goes elsewhere.
+printf '#!/bin/sh\necho broken >&2\nexit 1\n' >pack/unpacked/bin/test_unit_ops_gelu
+if pack/gpu-check run tests --out failed >out 2>&1; then fail "a failed test went unnoticed"; fi
+grep -q '^failed    unit.ops_gelu (broken)' out || fail "a failed test is not told: $(cat out)"
+printf '#!/bin/sh\nexec sleep 100\n' >pack/unpacked/bin/test_unit_ops_gelu
+if pack/gpu-check run tests --minutes 0.05 --out late >out 2>&1; then fail "a test that hangs went unnoticed"; fi
+grep -q '^timeout   unit.ops_gelu' out || fail "a test that hangs is not told: $(cat out)"
+sed -i 's/^def curve_distance(a, b, window):$/&\n    a = [x * 1.02 for x in a]/' pack/gpu_check_stages.py
+if pack/gpu-check run train --out astray >out 2>&1; then fail "a curve that goes astray went unnoticed"; fi
+grep -q '^failed    20 steps .*fp32: 2 % off' out || fail "a curve that goes astray is not told: $(cat out)"
