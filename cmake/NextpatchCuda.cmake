@@ -1,4 +1,5 @@
-# The CUDA backend: kernels/*.cu by nvcc, csrc/ops/cuda/*.c by the C compiler. Launchers are C symbols, so the program is linked as C.
+# The CUDA backend: kernels/*.cu by nvcc, csrc/ops/cuda/*.c by the C compiler. Launchers are C symbols, but what nvcc makes of them needs
+# libstdc++, which a C program that links the library must be told of.
 # cuBLASLt is linked shared (it is large and comes with every CUDA installation), the runtime statically; cuDNN is opened when it is
 # asked for, and needs its headers here alone.
 if(NP_HAVE_CUDA_OPERATORS)
@@ -25,5 +26,5 @@ if(NP_HAVE_CUDA_OPERATORS)
   endif()
 
   target_sources(nextpatch PRIVATE $<TARGET_OBJECTS:nextpatch_kernels> $<TARGET_OBJECTS:nextpatch_cuda>)
-  target_link_libraries(nextpatch PUBLIC CUDA::cublasLt CUDA::cudart_static ${CMAKE_DL_LIBS})
+  target_link_libraries(nextpatch PUBLIC CUDA::cublasLt CUDA::cudart_static ${CMAKE_DL_LIBS} stdc++)
 endif()

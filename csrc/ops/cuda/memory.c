@@ -16,8 +16,8 @@ np_status np_cuda_take(np_cuda_core *core, size_t bytes, void **out) {
   (void)cudaMemGetInfo(&room, &whole);
   return np_error(
       NP_ERR_MEMORY,
-      "GPU %d (%s): not enough memory: %.2f GiB asked, %.2f of %.2f GiB free; a smaller train.micro_batch (probe.batch "
-      "for a probe) takes less",
+      "GPU %d (%s): not enough memory: %.2f GiB asked, %.2f of %.2f GiB free; a smaller train.micro_batch or "
+      "train.recompute: block takes less, and for a probe a smaller probe.batch",
       core->gpu.device, core->gpu.name, gib(bytes), gib(room), gib(whole));
 }
 
