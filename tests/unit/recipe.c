@@ -216,6 +216,13 @@ static void combinations(void **state) {
   bad("model: {width: 24, heads: 2}\n",
       "r.yaml:1: model.heads: 2 makes heads of model.width / heads = 24 / 2 = 12; allowed: a "
       "head width from 8 to 256, a multiple of 8");
+  bad("backend: cuda\nmodel: {width: 384, heads: 2}\n",
+      "r.yaml:2: model.heads: 2 makes heads of model.width / heads = 384 / 2 = 192; backend cuda takes up to 128 in "
+      "bf16: more heads, or precision: fp32");
+  bad("attention: hopper\nmodel: {width: 96, heads: 1}\n",
+      "r.yaml:1: attention: hopper takes heads 64 or 128 wide, and model.width / heads = 96 / 1 = 96; allowed: auto, "
+      "portable");
+  bad("attention: flash\n", "r.yaml:1: attention: flash: expected one of auto, portable, hopper, cudnn");
   bad("data: {prefix: [3, 2]}\n",
       "r.yaml:1: data.prefix: [3, 2] is not a range of prefix lengths for N = 256 patches; allowed: "
       "[smallest, largest] within 0..255, or -1 as largest");
