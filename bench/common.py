@@ -48,7 +48,7 @@ def machine():
 
 
 def words(command):
-    """A command as another checkout would type it: paths within this one are relative, the interpreter has no folder."""
+    """A command as another checkout would type it: paths in this one are relative, the interpreter has no folder."""
     return shlex.join(os.path.relpath(word, ROOT) if word.startswith(ROOT + os.sep) else
                       os.path.basename(word) if word == PYTHON else word for word in command)
 

@@ -4,10 +4,10 @@
     bench/run_attention.py --device cuda --out attention.json
     PYTHON=~/torch/bin/python bench/run_attention.py --tokens 256 --head-width 64 --rows 1024 --width 256 --threads 2
 
-Every shape runs each program in turn, --rounds times; a case's result is the median over rounds of its median. The same
-prefix lengths are drawn on both sides: where the pairs that two programs count differ, that is an error. Ratio: seconds of
-a case over those of nextpatch (its first version) for the same shape, pass and mask: above 1 nextpatch is faster. Without
-PyTorch under $PYTHON only nextpatch is timed. This script itself needs only the standard library.
+Every shape runs each program in turn, --rounds times; a case's result is the median over rounds of its median. The
+same prefix lengths are drawn on both sides: where the pairs that two programs count differ, that is an error. Ratio:
+seconds of a case over those of nextpatch (its first version) for the same shape, pass and mask: above 1 nextpatch is
+faster. Without PyTorch under $PYTHON only nextpatch is timed. This script itself needs only the standard library.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def middle_of(results):
 
 
 def compare(rows):
-    """Ratios to nextpatch's first version of the same shape, pass and mask; returns a message where the work differs."""
+    """Ratios to nextpatch's first version, same shape, pass and mask; returns a message where the work differs."""
     def case(row):
         return tuple(row[k] for k in ("tokens", "head_width") + CASE)
 
@@ -83,7 +83,7 @@ def compare(rows):
         if not mine or "median_s" not in row:
             continue
         if abs(row["pairs"] - mine["pairs"]) > 1e-5 * mine["pairs"]:
-            return f"{row['version']} counts {row['pairs']:g} pairs where nextpatch counts {mine['pairs']:g}: {case(row)}"
+            return f"{row['version']} counts {row['pairs']:g} pairs, nextpatch {mine['pairs']:g}: {case(row)}"
         row["ratio_to_nextpatch"] = row["median_s"] / mine["median_s"]
     return None
 

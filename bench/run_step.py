@@ -30,7 +30,7 @@ VARIANTS = {
     "torch-fp32attn": ["--attention", "fp32"],
     "torch-compile": ["--compile"],
     "torch-compile-losstokens": ["--compile", "--head-loss-tokens"],
-    # On a GPU. Checkpointing on is how the released training code ships; without it a batch may only fit in passes of 64.
+    # On a GPU. Checkpointing is how the released training code ships; without it a batch may only fit in passes.
     "torch-sdpa-checkpointing": ["--compile", "--checkpointing"],
     "torch-flex": ["--attention", "flex", "--compile"],
     "torch-flex-checkpointing": ["--attention", "flex", "--compile", "--checkpointing"],
@@ -96,7 +96,7 @@ def memory_of(result):
 
 
 def table(rows):
-    lines = ["| precision | program | s/step | spread | images/s | GFLOP/s | of matrix peak | GB | ratio to nextpatch |",
+    lines = ["| precision | program | s/step | spread | images/s | GFLOP/s | of product | GB | ratio to nextpatch |",
              "|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
         if "median_s" not in row:
@@ -122,7 +122,8 @@ def main():
     parser.add_argument("--steps", type=int, default=5, help="timed steps in one start")
     parser.add_argument("--warmup", type=int, default=2, help="steps before the timing")
     parser.add_argument("--threads", type=int, default=0, help="of both; default: the recipe's")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="of the peer; default: those usual on the device")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS,
+                        help="of the peer; default: those usual on the device")
     parser.add_argument("--program", default=os.path.join(ROOT, "build", "release", "nextpatch"))
     parser.add_argument("--program-args", default="", help="further words for `nextpatch bench step`")
     parser.add_argument("--peer-args", default="", help="further words for every peer variant")

@@ -21,7 +21,7 @@ def fail(text):
     sys.exit(1)
 
 
-# ---- running -------------------------------------------------------------------------------------------------------------
+# ---- running ---------------------------------------------------------------------------------------------------------
 
 
 def python():
@@ -52,8 +52,8 @@ class Check:
                                    os.environ.get("LD_LIBRARY_PATH", "")])
         self.wrapper = os.path.join(root, "nextpatch")  # for programs that must not see our libraries themselves
         with open(self.wrapper, "w", encoding="utf-8") as file:
-            file.write(f'#!/bin/sh\nLD_LIBRARY_PATH={shlex.quote(self.libraries)} exec {shlex.quote(self.path("bin", "nextpatch"))}'
-                       ' "$@"\n')
+            program = shlex.quote(self.path("bin", "nextpatch"))
+            file.write(f'#!/bin/sh\nLD_LIBRARY_PATH={shlex.quote(self.libraries)} exec {program} "$@"\n')
         os.chmod(self.wrapper, 0o755)
         self.scratch = os.path.join(root, "scratch")
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -69,22 +69,23 @@ class Check:
         print(f"{result:9} {what}{': ' + number if number else ''}{' (' + detail + ')' if detail else ''}", flush=True)
 
     def run(self, command, limit, environment=None):
-        """(exit status or None when out of time, stdout, stderr's last line, seconds). Our programs see our libraries."""
+        """(exit status or None when out of time, stdout, stderr's last line, seconds). Ours see our libraries."""
         if any(word.startswith(self.path("bin") + os.sep) for word in command):
             environment = (environment or {}) | {"LD_LIBRARY_PATH": self.libraries}
         left, start = self.deadline - time.monotonic(), time.monotonic()
         if left < 1:
             return None, "", "no time left: run this stage in a call of its own", 0.0
+        environment = self.environment | (environment or {})
         try:
             done = subprocess.run(command, capture_output=True, text=True, cwd=self.root, check=False,
-                                  errors="replace", timeout=min(limit, left), env=self.environment | (environment or {}))
+                                  errors="replace", timeout=min(limit, left), env=environment)
         except subprocess.TimeoutExpired:
             return None, "", f"stopped after {min(limit, left):.0f} s", time.monotonic() - start
         except OSError as error:
             return 127, "", str(error), 0.0
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        self.records.append({"command": [os.path.relpath(w, self.root) if w.startswith(self.root) else w for w in command],
-                             "status": done.returncode, "seconds": round(time.monotonic() - start, 2),
+        words = [os.path.relpath(w, self.root) if w.startswith(self.root) else w for w in command]
+        self.records.append({"command": words, "status": done.returncode, "seconds": round(time.monotonic() - start, 2),
                              "output": (done.stdout + done.stderr)[-4000:]})
         return done.returncode, done.stdout, said[-1][:300] if said else "nothing said", time.monotonic() - start
 
@@ -152,7 +153,7 @@ def stage_golden(check):
         check.verdict(f"golden {os.path.basename(folder)}, fp32 and bf16", status, said, seconds)
 
 
-# ---- training ----------------------------------------------------------------------------------------------------------
+# ---- training --------------------------------------------------------------------------------------------------------
 
 
 def images_of(check):
@@ -203,8 +204,8 @@ def stage_train(check):
             check.row(what, "skipped" if skipped else "failed", detail=why, seconds=seconds)
             continue
         distance = curve_distance(curve, cpu, window) if len(curve) == len(cpu) == steps else float("nan")
-        check.row(what, "passed" if distance <= bound else "failed", f"{100 * distance:.3g} % off", f"{100 * bound:g} %",
-                  seconds)
+        check.row(what, "passed" if distance <= bound else "failed", f"{100 * distance:.3g} % off",
+                  f"{100 * bound:g} %", seconds)
     check.raw["loss on the CPU"] = cpu
 
 
@@ -228,14 +229,15 @@ def stage_repeat(check):
                       detail="" if sums[0] == sums[1] else f"then {sums[1][:16]}")
 
 
-# ---- sanitizer ---------------------------------------------------------------------------------------------------------
+# ---- sanitizer -------------------------------------------------------------------------------------------------------
 
 
 def stage_sanitizer(check):
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
     tests = check.tests()
     if DRY or not sanitizer or not tests:
-        why = "dry run" if DRY else "no compute-sanitizer here" if not sanitizer else "this build has no test labelled gpu"
+        why = "no compute-sanitizer here" if not sanitizer else "this build has no test labelled gpu"
+        why = "dry run" if DRY else why
         check.row("compute-sanitizer", "skipped", detail=why)
         return
     for tool in ("memcheck", "racecheck"):
@@ -251,7 +253,7 @@ def stage_sanitizer(check):
             check.verdict(f"{tool} {test['name']}", status, summary[-1] if summary else said, seconds)
 
 
-# ---- benches -----------------------------------------------------------------------------------------------------------
+# ---- benches ---------------------------------------------------------------------------------------------------------
 
 
 def against(number, goal):
@@ -294,7 +296,9 @@ FITS = [(256, "none"), (128, "none"), (64, "none"), (128, "gelu_norm"), (64, "ge
 
 def bench_step(check, recipe, goal):
     """The first (pass, recompute) that fits; returns its overrides, for the peers."""
-    small = ["train.batch=4", "steps=1", "warmup=1"] if DRY else ["train.batch=256", "steps=6", "warmup=2", "precision=bf16"]
+    small = ["train.batch=256", "steps=6", "warmup=2", "precision=bf16"]
+    if DRY:
+        small = ["train.batch=4", "steps=1", "warmup=1"]
     for micro, recompute in [(4, "none")] if DRY else FITS:
         words = ["bench", "step", check.path("recipes", recipe), *small, f"train.micro_batch={micro}",
                  f"train.recompute={recompute}", f"backend={BACKEND}", "--json"]
@@ -326,15 +330,17 @@ def stage_bench(check):
         bench_step(check, recipe, goal)
 
 
-# ---- peers -------------------------------------------------------------------------------------------------------------
+# ---- peers -----------------------------------------------------------------------------------------------------------
 
 
 def peer_attention(check):
     out = os.path.join(check.scratch, "peer-attention.json")
-    words = ["--tokens", "33", "--head-width", "16", "--width", "32", "--rows", "66", "--rotate-mb", "1", "--precision",
-             "fp32", "--rounds", "1", "--runs", "1", "--warmup", "1"] if DRY else ["--tokens", "256", "1024", "--rounds", "2"]
-    status, _, said, seconds = check.run([python(), check.path("bench", "run_attention.py"), "--device", BACKEND, "--program",
-                                          check.wrapper, "--out", out, *words], 400)
+    words = ["--tokens", "256", "1024", "--rounds", "2"]
+    if DRY:
+        words = ["--tokens", "33", "--head-width", "16", "--width", "32", "--rows", "66", "--rotate-mb", "1",
+                 "--precision", "fp32", "--rounds", "1", "--runs", "1", "--warmup", "1"]
+    status, _, said, seconds = check.run([python(), check.path("bench", "run_attention.py"), "--device", BACKEND,
+                                          "--program", check.wrapper, "--out", out, *words], 400)
     if not check.verdict("attention beside PyTorch", status, said, seconds):
         return
     with open(out, encoding="utf-8") as file:
@@ -348,9 +354,10 @@ def peer_attention(check):
 def peer_step(check, variant, ours):
     """One variant of the peer beside nextpatch; its row, with the ratio, or None."""
     out = os.path.join(check.scratch, "peer-step.json")
-    words = [check.path("recipes", "demo.yaml"), "train.batch=2", "--precision", "fp32", "--steps", "1", "--warmup", "1"]
-    if not DRY:
-        words = [check.path("recipes", "aim_600m.yaml"), "train.batch=256", *ours, "--precision", "bf16", "--steps", "6"]
+    words = ["aim_600m.yaml", "train.batch=256", *ours, "--precision", "bf16", "--steps", "6"]
+    if DRY:
+        words = ["demo.yaml", "train.batch=2", "--precision", "fp32", "--steps", "1", "--warmup", "1"]
+    words[0] = check.path("recipes", words[0])
     status, _, said, seconds = check.run(
         [python(), check.path("bench", "run_step.py"), "--device", BACKEND, "--program", check.wrapper,
          "--out", out, "--rounds", "1", *words, "--variants", variant], 240)
@@ -402,27 +409,29 @@ def stage_peers_step(check):
     fastest = min(rows, key=lambda row: row["median_s"], default=None)
     for row in rows:
         goal = 1.5 if row["program"].endswith("-checkpointing") else 1.2 if row is fastest else None
-        check.row(f"step of PyTorch {row['program']}", against(row["ratio"], goal), f"{row['ratio']:.3g}x nextpatch's time",
-                  f"{goal}x (H200)" if goal and not DRY else "", row["seconds"])
+        check.row(f"step of PyTorch {row['program']}", against(row["ratio"], goal),
+                  f"{row['ratio']:.3g}x nextpatch's time", f"{goal}x (H200)" if goal and not DRY else "",
+                  row["seconds"])
 
 
 STAGES = {"tests": stage_tests, "golden": stage_golden, "train": stage_train, "repeat": stage_repeat,
           "sanitizer": stage_sanitizer, "bench": stage_bench, "peers_attention": stage_peers_attention,
           "peers_step": stage_peers_step}
 
-# ---- the table ---------------------------------------------------------------------------------------------------------
+# ---- the table -------------------------------------------------------------------------------------------------------
 
 
 def finish(check, stages):
     width = max(len(row["what"]) for row in check.rows)
     print(f"\n{'what':{width}}  {'result':9} {'number':42} {'goal':18} seconds")
     for row in check.rows:
-        print(f"{row['what']:{width}}  {row['result']:9} {row['number'] or row['detail'][:42]:42} {row['goal']:18} {row['seconds']:7}")
+        number = row["number"] or row["detail"][:42]
+        print(f"{row['what']:{width}}  {row['result']:9} {number:42} {row['goal']:18} {row['seconds']:7}")
     sys.path.insert(0, check.path("bench"))
     from common import machine  # packed beside us
-    record = {"benchmark": "gpu-check", "command": "gpu-check run " + " ".join(stages), "commit": check.manifest["commit"],
-              "dry_run": DRY, "when": time.strftime("%Y-%m-%d %H:%M:%S"), "machine": machine(), "rows": check.rows,
-              "results": check.raw, "commands": check.records}
+    record = {"benchmark": "gpu-check", "command": "gpu-check run " + " ".join(stages),
+              "commit": check.manifest["commit"], "dry_run": DRY, "when": time.strftime("%Y-%m-%d %H:%M:%S"), "machine": machine(),
+              "rows": check.rows, "results": check.raw, "commands": check.records}
     os.makedirs(check.out, exist_ok=True)
     path = os.path.join(check.out, f"gpu-check-{'-'.join(stages) if list(stages) != list(STAGES) else 'all'}.json")
     with open(path + ".part", "w", encoding="utf-8") as file:

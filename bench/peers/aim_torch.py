@@ -531,7 +531,8 @@ def check(options):
     bounds = fp32 if options.precision == "fp32" else bf16
     passed = all(errors[name] <= bounds[name] for name in errors)
     print(json.dumps({"golden": os.path.basename(os.path.normpath(options.golden)), "passed": passed,
-                      "precision": options.precision, "errors": errors, "bounds": {name: bounds[name] for name in errors}, "loss_last": loss.item()}))
+                      "precision": options.precision, "errors": errors,
+                      "bounds": {name: bounds[name] for name in errors}, "loss_last": loss.item()}))
     if not passed:
         sys.exit("error: the peer does not agree with the golden case")
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The attention operator in PyTorch: the peers of `nextpatch bench attention`, same shapes, same masks, same JSON lines.
+"""The attention operator in PyTorch: the peers of `nextpatch bench attention`: same shapes, masks and JSON lines.
 
     attention_torch.py --device cuda                        every version this device has, one JSON line a case
-    attention_torch.py --check                              versions agree with each other and a float64 reference, or exit 1
+    attention_torch.py --check                              versions agree with a float64 reference, or exit 1
 
 Versions: sdpa-mask (scaled_dot_product_attention with the prefix mask as a boolean tensor), sdpa-flash, sdpa-cudnn and
-sdpa-math (full and causal, by that backend), flex (FlexAttention, compiled on a GPU, with the same mask as a block mask).
+sdpa-math (full and causal, by that backend), flex (FlexAttention with the prefix as a block mask, compiled on a GPU).
 Masks are made before the clock starts. A case that a version refuses is reported with "failure" and skipped.
 """
 
@@ -26,7 +26,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 MASKS = ("prefix", "causal", "full")
 
-# ---- prefix lengths: the same numbers as nextpatch draws (csrc/util/philox.c) -------------------------------------------
+# ---- prefix lengths: the same numbers as nextpatch draws (csrc/util/philox.c) ----------------------------------------
 
 
 def philox(counter, key):

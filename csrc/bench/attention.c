@@ -216,7 +216,7 @@ static np_status one_shape(const np_attention_bench *bench, int tokens, int head
   for (int i = 0; i < cases; i++) fill_row(&runs[i]);
   for (int i = 0; i < cases; i++) {
     const np_attention_row *full = baseline(runs, cases, runs[i].backward);
-    runs[i].row.baseline = full ? full->version : "none";
+    snprintf(runs[i].row.baseline, sizeof runs[i].row.baseline, "%s", full ? full->version : "none");
     if (full && !runs[i].row.refused) runs[i].row.ratio = full->time.median / runs[i].row.time.median;
     report(&runs[i].row, context);
   }

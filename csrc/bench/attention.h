@@ -39,8 +39,8 @@ typedef struct np_attention_row {
   double flops; /* 4·d a pair forward, 10·d backward */
   double bytes; /* inputs read once, outputs written once */
   np_timing time;
-  const char *baseline; /* whose full mask is compared with: "cudnn" where it runs, else the first version */
-  double ratio;         /* seconds of the baseline, same pass and shape, over these; 0: there is none */
+  char baseline[16]; /* whose full mask is compared with: "cudnn" where it runs, else the first version */
+  double ratio;      /* seconds of the baseline, same pass and shape, over these; 0: there is none */
 } np_attention_row;
 
 const char *np_bench_mask_name(np_bench_mask mask);

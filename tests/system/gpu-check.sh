@@ -1,6 +1,6 @@
 #!/bin/bash
-# scripts/gpu-check as far as it goes without a GPU: pack a build, refuse in one line where there is no GPU, run the whole flow
-# dry on the CPU, and say no when a check fails.
+# scripts/gpu-check as far as it goes without a GPU: pack a build, refuse in one line where there is no GPU, run the
+# whole flow dry on the CPU, and say no when a check fails.
 #
 #   tests/system/gpu-check.sh BUILD
 set -eu
@@ -15,8 +15,8 @@ GPU_CHECK_BACKEND=cpu "$root/scripts/gpu-check" pack "$folder/pack" "$build" || 
 if ! "$build/nextpatch" doctor | grep -q '^  GPU 0 '; then
   status=0
   pack/gpu-check run >out 2>err || status=$?
-  [ "$status" = 1 ] && [ ! -s out ] && [ "$(wc -l <err)" = 1 ] && grep -q '^error: gpu-check: no GPU on this machine' err ||
-    fail "without a GPU: exit status $status, $(cat out err)"
+  [ "$status" = 1 ] && [ ! -s out ] && [ "$(wc -l <err)" = 1 ] &&
+    grep -q '^error: gpu-check: no GPU on this machine' err || fail "without a GPU: exit status $status, $(cat out err)"
 fi
 
 export GPU_CHECK_BACKEND=cpu
