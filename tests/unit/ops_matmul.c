@@ -37,7 +37,7 @@ static void one_product(harness *h, np_matmul s, bool with_bias) {
   H_OK(h->ops->matmul(h->ops, &s, a, b, with_bias ? bias : NULL, c));
   H_OK(h->ops->matmul(h->ops, &s, a, b, with_bias ? bias : NULL, twice));
   assert_memory_equal(c, twice, bytes);
-  h_compare(h, "c", s.c_type == NP_BF16, s.m * s.n, c, want, 4e-6);
+  h_compare(h, "c", s.c_type == NP_BF16, s.m * s.n, c, want, 4e-6, NULL);
   h_finish(h);
 }
 
