@@ -39,12 +39,56 @@ static void memory_left(harness *h) {
   assert_true(bytes > 1 << 20);
 }
 
+/* More than the rings of a backend hold at once; the host memory changes as soon as the call is back. */
+static void large_upload(harness *h) {
+  enum { BYTES = 80 << 20, ODD = 777 };
+  unsigned char *host = malloc(BYTES), *got = malloc(BYTES), *device;
+  assert_true(host && got);
+  for (size_t i = 0; i < BYTES; i++) host[i] = (unsigned char)(i >> 16 ^ i);
+  H_OK(h->ops->alloc(h->ops, BYTES, (void **)&device));
+  if (h->ops->upload(h->ops, device, host, BYTES - ODD) != NP_OK) fail_msg("%s", np_error_message());
+  memset(host, 0, BYTES);
+  H_OK(h->ops->download(h->ops, got, device, BYTES - ODD));
+  for (size_t i = 0; i < BYTES - ODD; i++)
+    if (got[i] != (unsigned char)(i >> 16 ^ i)) fail_msg("%s: byte %zu", h->name, i);
+  h->ops->release(h->ops, device);
+  free(host);
+  free(got);
+}
+
+/* What was recorded runs at each replay and not before; what cannot be recorded voids the recording. */
+static void recordings(harness *h) {
+  np_recording *recording = NULL;
+  float *y = h_take_f32(h, 5);
+  void *x = h_take_act(h, 5);
+  if (!h->ops->record_begin) return;
+  for (int i = 0; i < 5; i++) h_set(h, x, i, 1.0), y[i] = (float)i;
+  H_OK(h->ops->axpy(h->ops, 5, 0.5f, x, y));
+  assert_int_equal(h->ops->record_begin(h->ops), NP_OK);
+  assert_int_equal(h->ops->axpy(h->ops, 5, 2.0f, x, y), NP_OK);
+  assert_int_equal(h->ops->record_end(h->ops, &recording), NP_OK);
+  H_OK(h->ops->zero(h->ops, x, 0));
+  for (int i = 0; i < 5; i++) h_near(h, "before a replay", y[i], i + 0.5, 0.0);
+  H_OK(h->ops->replay(h->ops, recording));
+  H_OK(h->ops->replay(h->ops, recording));
+  for (int i = 0; i < 5; i++) h_near(h, "after two", y[i], i + 4.5, 0.0);
+  h->ops->forget(h->ops, recording);
+  assert_int_equal(h->ops->record_begin(h->ops), NP_OK);
+  assert_int_not_equal(h->ops->upload(h->ops, y, x, 4), NP_OK);
+  assert_int_not_equal(h->ops->record_end(h->ops, &recording), NP_OK);
+  assert_null(recording);
+  H_OK(h->ops->axpy(h->ops, 5, 1.0f, x, y)); /* afterwards all is as before */
+}
+
 H_TEST(test_reads, reads)
 H_TEST(test_marks, clock_marks)
 H_TEST(test_available, memory_left)
+H_TEST(test_large_upload, large_upload)
+H_TEST(test_recordings, recordings)
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_reads), cmocka_unit_test(test_marks),
-                                     cmocka_unit_test(test_available)};
+                                     cmocka_unit_test(test_available), cmocka_unit_test(test_large_upload),
+                                     cmocka_unit_test(test_recordings)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
