@@ -18,9 +18,9 @@ typedef struct bench {
   np_ops *ops; /* the backend, or its profile */
   np_model *model;
   np_optimiser *optimiser;
-  int micro, passes; /* images a pass, passes a step */
-  uint8_t *pixels;   /* [batch, H, W, C] */
-  int32_t *prefix;   /* [batch] */
+  int micro;       /* images a pass */
+  uint8_t *pixels; /* [batch, H, W, C] */
+  int32_t *prefix; /* [batch] */
 } bench;
 
 /* Steps are marked where the device gets to: the host runs ahead of a GPU, as it does in training. */
@@ -29,7 +29,7 @@ enum { MARKS_PER_STEP = 2 };
 static np_status open_model(bench *b, np_step_timing *out) {
   np_status st = NP_OK;
   const np_recipe *r = b->recipe;
-  np_model_options options = {.batch = b->micro, .head = true, .train = true, .recompute = r->train.recompute};
+  const np_model_options options = np_model_training(r, b->micro);
   np_memory_plan plan;
   size_t available;
   float *weights = NULL;
@@ -91,10 +91,10 @@ static np_status queue_step(bench *b, int step, int mark) {
   draw_prefixes(b, step);
   int64_t targets = np_model_targets(m, b->recipe->train.batch, b->prefix);
   if (mark >= 0) NP_TRY(b->ops->mark(b->ops, mark));
-  for (int pass = 0; pass < b->passes; pass++) {
-    size_t first = (size_t)pass * (size_t)b->micro;
-    NP_TRY(np_model_feed(b->model, b->micro, b->pixels + first * image, NULL, b->prefix + first));
-    NP_TRY(np_model_train(b->model, targets, pass == 0));
+  for (int at = 0, batch = b->recipe->train.batch, count; at < batch; at += count) { /* as the training loop does */
+    count = np_model_images(b->model, batch - at, b->prefix + at);
+    NP_TRY(np_model_feed(b->model, count, b->pixels + (size_t)at * image, NULL, b->prefix + at));
+    NP_TRY(np_model_train(b->model, targets, at == 0));
   }
   if (mark >= 0) NP_TRY(b->ops->mark(b->ops, mark + 1));
   NP_TRY(np_optimiser_step(b->optimiser, np_model_weights(b->model), np_model_gradients(b->model),
@@ -190,11 +190,22 @@ static void name_device(const np_ops_choice *choice, const np_recipe *recipe, np
   else np_machine_cpu_name(out->device, sizeof out->device);
 }
 
+/* What ran: of the backend itself, before a profile stands around it. */
+static void print_plans(const bench *b, FILE *to) {
+  const np_recipe_model *m = &b->recipe->model;
+  if (!strcmp(b->ops->name, "cpu")) {
+    fprintf(to, "backend: cpu has no plans to print: its products are oneDNN's, its attention has one version\n");
+    return;
+  }
+  np_cuda_attention_print(b->ops, b->micro, np_recipe_tokens(m), m->heads, m->width / m->heads, to);
+  np_cuda_matmul_print(b->ops, to);
+}
+
 np_status np_bench_step(const np_step_bench *how, np_step_timing *out) {
   np_status st = NP_OK;
   const np_recipe *recipe = how->recipe;
   int batch = recipe->train.batch, micro = recipe->train.micro_batch ? recipe->train.micro_batch : batch;
-  bench b = {.recipe = recipe, .micro = micro, .passes = batch / micro};
+  bench b = {.recipe = recipe, .micro = micro};
   np_ops_choice choice;
   size_t before;
   *out = (np_step_timing){.threads = recipe->threads ? recipe->threads : np_machine_cores()};
@@ -209,6 +220,7 @@ np_status np_bench_step(const np_step_bench *how, np_step_timing *out) {
   NP_TRY(open_model(&b, out));
   NP_TRY(time_steps(&b, how, out));
   NP_TRY(memory_taken(&b, before, &out->taken));
+  if (how->plans) print_plans(&b, how->plans);
   close_model(&b);
   if (how->profile) NP_TRY(profile_steps(&b, how, out));
   out->flops = np_model_flops(&recipe->model, recipe->data.prefix, false) * batch;

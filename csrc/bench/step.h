@@ -7,10 +7,13 @@
 #include "ops/profile.h"
 #include "recipe/recipe.h"
 
+#include <stdio.h>
+
 typedef struct np_step_bench {
   const np_recipe *recipe;
   int steps, warmup; /* timed steps, and steps before them */
   int profile;       /* steps of the pass that takes the times by family; 0: none */
+  FILE *plans;       /* NULL, or where to print which attention and which algorithm of each matrix product ran */
 } np_step_bench;
 
 typedef struct np_step_timing {

@@ -97,12 +97,14 @@ static void print_json(const np_attention_row *r, void *context) {
          r->version, r->mask, r->pass, np_precision_name(r->act), r->batch, r->tokens, r->heads, r->head_width);
   if (r->refused) {
     printf("\"failure\": \"%s\"}\n", r->why);
+    fflush(stdout); /* what stands is told, should the rest not come */
     return;
   }
   printf("\"pairs\": %.9g, \"median_s\": %.6g, \"p99_s\": %.6g, \"min_s\": %.6g, \"runs\": %d, \"tflops_per_s\": %.6g, "
          "\"gbytes_per_s\": %.6g, \"ratio\": %.4g, \"baseline\": \"%s\", \"why\": \"%s\"}\n",
          r->pairs, r->time.median, r->time.p99, r->time.least, r->time.runs, r->flops / r->time.median / 1e12,
          r->bytes / r->time.median / 1e9, r->ratio, r->baseline, r->why);
+  fflush(stdout);
 }
 
 /* The shape that the table is at. */

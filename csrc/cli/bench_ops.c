@@ -48,6 +48,7 @@ static void print_json(const np_ops_row *r, void *context) {
          "\"share_of_copy\": %.4g}\n",
          r->name, (const char *)context, (long long)r->rows, r->width, r->bytes, r->time.median, r->time.p99,
          r->time.least, r->time.runs, r->bytes / r->time.median / 1e9, r->share);
+  fflush(stdout);
 }
 
 static void print_line(const np_ops_row *r, void *context) {

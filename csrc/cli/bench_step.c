@@ -4,6 +4,7 @@
 #include "recipe/recipe.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static const np_cli_word keys[] = {
@@ -11,10 +12,13 @@ static const np_cli_word keys[] = {
     {"warmup", "steps before them (3)"},
     {"profile", "steps of a pass of its own that takes times by kernel family; 0: none (1)"},
     {NULL, NULL}};
-static const np_cli_word flags[] = {{"json", "one JSON line instead of the table"}, {NULL, NULL}};
+static const np_cli_word flags[] = {
+    {"json", "one JSON line instead of the table"},
+    {"plans", "also which attention ran, and each matrix product's algorithm (with --json: on standard error)"},
+    {NULL, NULL}};
 static const np_cli_usage usage = {
     .name = "bench step",
-    .arguments = "RECIPE [KEY=VALUE ...] [--json]",
+    .arguments = "RECIPE [KEY=VALUE ...] [--json] [--plans]",
     .text =
         "Whole training steps (forward, loss, backward, clipping, AdamW) of a recipe on random pixels: images/s, "
         "FLOP/s,\n"
@@ -96,16 +100,27 @@ static np_status bench(const np_cli_options *options) {
   np_status st = NP_OK;
   np_recipe *recipe = NULL;
   np_step_timing timing;
+  char *plans = NULL;
+  size_t length = 0;
   int64_t steps = 10, warmup = 3, profile = 1;
   NP_TRY(np_cli_integer(options, "steps", 1, 1000000, &steps));
   NP_TRY(np_cli_integer(options, "warmup", 0, 1000000, &warmup));
   NP_TRY(np_cli_integer(options, "profile", 0, 1000, &profile));
   NP_TRY(np_recipe_load(options->positional[0], options->overrides, options->override_count, &recipe));
   np_step_bench how = {.recipe = recipe, .steps = (int)steps, .warmup = (int)warmup, .profile = (int)profile};
-  NP_TRY(np_bench_step(&how, &timing));
-  if (np_cli_flag(options, "json")) print_json(&timing, recipe->train.batch);
+  if (np_cli_flag(options, "plans") && !(how.plans = open_memstream(&plans, &length))) {
+    st = np_error(NP_ERR_MEMORY, "out of memory for the plans");
+    goto out;
+  }
+  st = np_bench_step(&how, &timing);
+  if (how.plans) fclose(how.plans); /* then `plans` holds them */
+  NP_TRY(st);
+  bool json = np_cli_flag(options, "json");
+  if (json) print_json(&timing, recipe->train.batch);
   else print_table(&timing, recipe->train.batch);
+  if (plans) fprintf(json ? stderr : stdout, "%s", plans);
 out:
+  free(plans);
   np_recipe_free(recipe);
   return st;
 }

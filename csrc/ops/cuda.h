@@ -49,6 +49,9 @@ void np_cuda_library_versions(np_cuda_versions *out);
 /* Which attention runs for this shape and why: "hopper: wgmma and TMA on compute capability 9.0". Or the reason it
  * cannot. */
 void np_cuda_attention_reason(np_ops *ops, int tokens, int head_width, char text[NP_CUDA_TEXT]);
+/* That as a line, and for the portable and the float32 version a line each for the forward and the backward pass:
+ * tiles, threads, shared memory, blocks. */
+void np_cuda_attention_print(np_ops *ops, int batch, int tokens, int heads, int head_width, FILE *to);
 /* The same before anything is opened, for doctor: which versions a device takes. */
 void np_cuda_attention_versions(const np_cuda_about *about, char text[NP_CUDA_TEXT]);
 /* A line a matrix product run so far: shape → algorithm. */

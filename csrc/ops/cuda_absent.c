@@ -22,6 +22,10 @@ void np_cuda_attention_reason(np_ops *ops, int tokens, int head_width, char text
   text[0] = 0;
 }
 
+void np_cuda_attention_print(np_ops *ops, int batch, int tokens, int heads, int head_width, FILE *to) {
+  (void)ops, (void)batch, (void)tokens, (void)heads, (void)head_width, (void)to;
+}
+
 void np_cuda_attention_versions(const np_cuda_about *about, char text[NP_CUDA_TEXT]) {
   (void)about;
   text[0] = 0;

@@ -148,6 +148,9 @@ static void bench(void **state) {
   assert_printed("\"images_per_s\": ");
   assert_ptr_equal(strchr(result.out, '\n'), result.out + strlen(result.out) - 1);
   assert_printed("\"attention backward\": {\"s\": ");
+  RUN("bench", "step", NP_SOURCE_DIR "/recipes/demo.yaml", "steps=1", "warmup=0", "profile=0", "train.batch=4",
+      "--plans", "backend=cpu");
+  assert_printed("backend: cpu has no plans to print");
   RUN("bench", "stairs", NP_SOURCE_DIR "/recipes/demo.yaml");
   assert_refused("allowed: attention, ops, step");
   RUN("bench", "attention", "tokens=20,33", "head_width=16", "width=32", "rows=66", "rotate_mb=1", "precision=fp32",

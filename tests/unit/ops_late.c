@@ -80,15 +80,32 @@ static void recordings(harness *h) {
   H_OK(h->ops->axpy(h->ops, 5, 1.0f, x, y)); /* afterwards all is as before */
 }
 
+/* What `bench step --plans` prints: the version, and the tiles of those that have a plan of their own. */
+static void plans(harness *h) {
+#ifdef NP_TEST_CUDA
+  char text[2048] = "";
+  FILE *to = fmemopen(text, sizeof text, "w");
+  assert_non_null(to);
+  np_cuda_attention_print(h->ops, 4, 65, 2, 64, to);
+  np_cuda_matmul_print(h->ops, to);
+  fclose(to);
+  assert_ptr_equal(strstr(text, "attention: "), text);
+  assert_true(strstr(text, "attention: hopper") || strstr(text, " bytes of shared memory; "));
+#else
+  (void)h;
+#endif
+}
+
 H_TEST(test_reads, reads)
 H_TEST(test_marks, clock_marks)
 H_TEST(test_available, memory_left)
 H_TEST(test_large_upload, large_upload)
 H_TEST(test_recordings, recordings)
+H_TEST(test_plans, plans)
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_reads), cmocka_unit_test(test_marks),
-                                     cmocka_unit_test(test_available), cmocka_unit_test(test_large_upload),
-                                     cmocka_unit_test(test_recordings)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_reads),      cmocka_unit_test(test_marks),
+                                     cmocka_unit_test(test_available),  cmocka_unit_test(test_large_upload),
+                                     cmocka_unit_test(test_recordings), cmocka_unit_test(test_plans)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

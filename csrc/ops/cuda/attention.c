@@ -47,6 +47,20 @@ void np_cuda_attention_reason(np_ops *ops, int tokens, int head_width, char text
   else snprintf(text, NP_CUDA_TEXT, "%s", np_error_message());
 }
 
+void np_cuda_attention_print(np_ops *ops, int batch, int tokens, int heads, int head_width, FILE *to) {
+  const np_cuda *cuda = np_cuda_of(ops);
+  const np_kernel_attention call = {
+      .batch = batch, .tokens = tokens, .heads = heads, .head_width = head_width, .act = ops->act};
+  char text[1024];
+  version which;
+  const char *why;
+  np_cuda_attention_reason(ops, tokens, head_width, text);
+  fprintf(to, "attention: %s\n", text);
+  if (choose(cuda, tokens, head_width, &which, &why) != NP_OK) return;
+  if (which != VERSION_F32 && which != VERSION_PORTABLE) return;
+  if (np_kernel_attention_describe(&cuda->core->gpu, &call, text, sizeof text) > 0) fprintf(to, "%s", text);
+}
+
 void np_cuda_attention_versions(const np_cuda_about *about, char text[NP_CUDA_TEXT]) {
   np_gpu gpu = {.device = about->device, .processors = about->processors, .major = about->major, .minor = about->minor};
   bool takes[2] = {np_kernel_attention_hopper_takes(&gpu, 256, 64), np_kernel_attention_hopper_takes(&gpu, 256, 128)};

@@ -6,7 +6,8 @@
  *                 (call)              copied event ─────┘    used event: the device slot may be written again
  *
  * so the next batch crosses the bus while this step computes, and the destination keeps one address, which recorded
- * operations need. Everything is taken at open; only scratch and the table of products grow, in the first step. */
+ * operations need. Everything is taken at open; scratch grows in the first step, and the table of products and what the
+ * driver keeps of recordings with each size of pass that comes for the first time. */
 #ifndef NP_OPS_CUDA_CUDA_H
 #define NP_OPS_CUDA_CUDA_H
 
