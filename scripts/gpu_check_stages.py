@@ -7,9 +7,11 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
+import traceback
 
 BACKEND = os.environ.get("GPU_CHECK_BACKEND", "cuda")
 DRY = BACKEND == "cpu"
@@ -75,19 +77,31 @@ class Check:
         left, start = self.deadline - time.monotonic(), time.monotonic()
         if left < 1:
             return None, "", "no time left: run this stage in a call of its own", 0.0
-        environment = self.environment | (environment or {})
         try:
-            done = subprocess.run(command, capture_output=True, text=True, cwd=self.root, check=False,
-                                  errors="replace", timeout=min(limit, left), env=environment)
-        except subprocess.TimeoutExpired:
-            return None, "", f"stopped after {min(limit, left):.0f} s", time.monotonic() - start
+            program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                       errors="replace", cwd=self.root, env=self.environment | (environment or {}),
+                                       start_new_session=True)
         except OSError as error:
             return 127, "", str(error), 0.0
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        try:
+            out, err = program.communicate(timeout=min(limit, left))
+            status = program.returncode
+        except BaseException as stopped:
+            os.killpg(program.pid, signal.SIGKILL)  # its children too: they would keep the GPU busy
+            try:
+                out, err = program.communicate(timeout=5)
+            except subprocess.TimeoutExpired:  # a session of its own still holds the pipes
+                out, err = "", ""
+            if not isinstance(stopped, subprocess.TimeoutExpired):
+                raise
+            status = None
+        seconds = time.monotonic() - start
+        said = (err.strip() or out.strip()).splitlines()
         words = [os.path.relpath(w, self.root) if w.startswith(self.root) else w for w in command]
-        self.records.append({"command": words, "status": done.returncode, "seconds": round(time.monotonic() - start, 2),
-                             "output": (done.stdout + done.stderr)[-4000:]})
-        return done.returncode, done.stdout, said[-1][:300] if said else "nothing said", time.monotonic() - start
+        self.records.append({"command": words, "status": status, "seconds": round(seconds, 2), "output": out[-4000:],
+                             "errors": err[-16000:]})
+        last = said[-1][:300] if said else "nothing said"
+        return status, out, f"stopped after {seconds:.0f} s" if status is None else last, seconds
 
     def tests(self):
         """The tests labelled gpu, of which --only may choose."""
@@ -103,12 +117,11 @@ class Check:
         return result == "passed"
 
     def json_lines(self, what, words, limit):
-        """Results of `nextpatch WORDS --json`; [] after a row that says why not."""
+        """Results of `nextpatch WORDS --json`; when it breaks off a row says why, and those before that count."""
         status, out, said, seconds = self.program(*words, "--json", limit=limit)
         if status != 0:
             self.row(what, "timeout" if status is None else "failed", seconds=seconds, detail=said)
-            return []
-        lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        lines = [json.loads(line) for line in out.splitlines() if line.startswith("{") and line.endswith("}")]
         self.raw.setdefault(what, []).extend(lines)
         return lines
 
@@ -242,10 +255,12 @@ def stage_sanitizer(check):
         return
     for tool in ("memcheck", "racecheck"):
         for test in tests:
+            if tool == "racecheck" and test["program"] == "test_gpu_ops_matmul":
+                continue  # cuBLASLt's kernels, not ours
             environment = dict(word.split("=", 1) for word in test["environment"])
             status, out, said, seconds = check.run(
-                [sanitizer, "--tool", tool, "--error-exitcode", "1", check.path("bin", test["program"]),
-                 *test["arguments"]], 240, environment)
+                [sanitizer, "--tool", tool, "--report-api-errors", "no", "--error-exitcode", "1",
+                 check.path("bin", test["program"]), *test["arguments"]], 240, environment)
             if status not in (0, None) and "Device not supported" in out:
                 check.row(f"{tool} {test['name']}", "skipped", detail="compute-sanitizer refuses this device")
                 continue
@@ -301,7 +316,7 @@ def bench_step(check, recipe, goal):
         small = ["train.batch=4", "steps=1", "warmup=1"]
     for micro, recompute in [(4, "none")] if DRY else FITS:
         words = ["bench", "step", check.path("recipes", recipe), *small, f"train.micro_batch={micro}",
-                 f"train.recompute={recompute}", f"backend={BACKEND}", "--json"]
+                 f"train.recompute={recompute}", f"backend={BACKEND}", "--json", "--plans"]
         status, out, said, seconds = check.program(*words, limit=120)
         if status == 1 and re.search(r"memory|are available", said):
             continue
@@ -309,7 +324,7 @@ def bench_step(check, recipe, goal):
         if status != 0:
             check.row(what, "timeout" if status is None else "failed", detail=said, seconds=seconds)
             return None
-        row = json.loads(out.splitlines()[-1])
+        row = json.loads(out.splitlines()[-1]) | {"plans": check.records[-1]["errors"].splitlines()}
         check.raw.setdefault("bench step", []).append(row | {"recipe": recipe, "micro": micro, "recompute": recompute})
         number = f"{row['images_per_s']:.4g} images/s"
         if "mfu" in row:
@@ -360,7 +375,7 @@ def peer_step(check, variant, ours):
     words[0] = check.path("recipes", words[0])
     status, _, said, seconds = check.run(
         [python(), check.path("bench", "run_step.py"), "--device", BACKEND, "--program", check.wrapper,
-         "--out", out, "--rounds", "1", *words, "--variants", variant], 240)
+         "--out", out, "--rounds", "1", "--program-args", "profile=0", *words, "--variants", variant], 240)
     if status != 0:
         check.row(f"step of PyTorch {variant}", "timeout" if status is None else "failed", detail=said, seconds=seconds)
         return None
@@ -421,22 +436,27 @@ STAGES = {"tests": stage_tests, "golden": stage_golden, "train": stage_train, "r
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
-def finish(check, stages):
-    width = max(len(row["what"]) for row in check.rows)
-    print(f"\n{'what':{width}}  {'result':9} {'number':42} {'goal':18} seconds")
-    for row in check.rows:
-        number = row["number"] or row["detail"][:42]
-        print(f"{row['what']:{width}}  {row['result']:9} {number:42} {row['goal']:18} {row['seconds']:7}")
+def keep(check, stages):
+    """The record so far as JSON; its path. After every stage: a call that is cut off leaves what it had."""
     sys.path.insert(0, check.path("bench"))
     from common import machine  # packed beside us
     record = {"benchmark": "gpu-check", "command": "gpu-check run " + " ".join(stages),
-              "commit": check.manifest["commit"], "dry_run": DRY, "when": time.strftime("%Y-%m-%d %H:%M:%S"), "machine": machine(),
-              "rows": check.rows, "results": check.raw, "commands": check.records}
+              "commit": check.manifest["commit"], "dry_run": DRY, "when": time.strftime("%Y-%m-%d %H:%M:%S"),
+              "machine": machine(), "rows": check.rows, "results": check.raw, "commands": check.records}
     os.makedirs(check.out, exist_ok=True)
     path = os.path.join(check.out, f"gpu-check-{'-'.join(stages) if list(stages) != list(STAGES) else 'all'}.json")
     with open(path + ".part", "w", encoding="utf-8") as file:
         json.dump(record, file, indent=1)
     os.replace(path + ".part", path)
+    return path
+
+
+def finish(check, path):
+    width = max(len(row["what"]) for row in check.rows)
+    print(f"\n{'what':{width}}  {'result':9} {'number':42} {'goal':18} seconds")
+    for row in check.rows:
+        number = row["number"] or row["detail"][:42]
+        print(f"{row['what']:{width}}  {row['result']:9} {number:42} {row['goal']:18} {row['seconds']:7}")
     bad = [row["what"] for row in check.rows if row["result"] in ("failed", "timeout")]
     count = {kind: sum(row["result"] == kind for row in check.rows) for kind in ("passed", "skipped", "met", "missed")}
     print(f"{len(bad)} failed, {count['passed']} passed, {count['skipped']} skipped; goals: {count['met']} met, "
@@ -449,8 +469,14 @@ def run(stages, root, out, minutes, only):
     """All `stages` of the archive unpacked at `root`; the table; leaves through sys.exit(1) when a check failed."""
     check = Check(root, out, minutes, only)
     find_device(check)
+    path = None
     for stage in stages:
         print(f"== {stage}", flush=True)
-        STAGES[stage](check)
+        try:
+            STAGES[stage](check)
+        except Exception as error:  # pylint: disable=broad-except  # the other stages' numbers are worth more
+            traceback.print_exc()
+            check.row(f"stage {stage}", "failed", detail=f"{type(error).__name__}: {error}")
+        path = keep(check, stages)
     shutil.rmtree(check.scratch, ignore_errors=True)
-    finish(check, stages)
+    finish(check, path)
