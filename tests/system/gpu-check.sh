@@ -40,3 +40,9 @@ grep -q '^timeout   unit.ops_gelu' out || fail "a test that hangs is not told: $
 sed -i 's/^def curve_distance(a, b, window):$/&\n    a = [x * 1.02 for x in a]/' pack/gpu_check_stages.py
 if pack/gpu-check run train --out astray >out 2>&1; then fail "a curve that goes astray went unnoticed"; fi
 grep -q '^failed    20 steps .*fp32: 2 % off' out || fail "a curve that goes astray is not told: $(cat out)"
+
+# A stage that breaks is told, and those behind it run.
+sed -i 's/^def stage_golden(check):$/&\n    raise KeyError("planted")/' pack/gpu_check_stages.py
+if pack/gpu-check run golden sanitizer --out broken >out 2>&1; then fail "a broken stage went unnoticed"; fi
+grep -q "^failed    stage golden (KeyError: 'planted')" out && grep -q '"what": "compute-sanitizer"' broken/*.json ||
+  fail "a broken stage is not told, or ends the run: $(cat out)"
