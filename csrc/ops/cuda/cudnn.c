@@ -85,7 +85,6 @@ np_cudnn_tensor np_cudnn_declare(np_cudnn_graph *g, np_cudnn_tensor t) {
   cudnnBackendDescriptor_t d = t.descriptor = make(g, CUDNN_BACKEND_TENSOR_DESCRIPTOR);
   const int64_t alignment = 16, id = t.id ? t.id : g->next_id++;
   const bool inside = t.id == 0;
-  const cudnnBackendTensorReordering_t order = CUDNN_TENSOR_REORDERING_F16x16;
   set(g, d, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &t.type);
   set(g, d, CUDNN_ATTR_TENSOR_DIMENSIONS, CUDNN_TYPE_INT64, 4, t.size);
   set(g, d, CUDNN_ATTR_TENSOR_STRIDES, CUDNN_TYPE_INT64, 4, t.stride);
@@ -93,7 +92,6 @@ np_cudnn_tensor np_cudnn_declare(np_cudnn_graph *g, np_cudnn_tensor t) {
   set(g, d, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, 1, &alignment);
   set(g, d, CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, 1, &inside);
   set(g, d, CUDNN_ATTR_TENSOR_IS_BY_VALUE, CUDNN_TYPE_BOOLEAN, 1, &t.by_value);
-  if (t.tiled) set(g, d, CUDNN_ATTR_TENSOR_REORDERING_MODE, CUDNN_TYPE_TENSOR_REORDERING_MODE, 1, &order);
   finish(g, d, "a tensor");
   return t;
 }

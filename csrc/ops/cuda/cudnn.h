@@ -41,7 +41,6 @@ typedef struct np_cudnn_tensor {
   cudnnDataType_t type;
   int64_t id;    /* 1 … NP_CUDNN_OWN_IDS - 1: memory or a value given at run time; 0: inside the graph alone */
   bool by_value; /* a host float */
-  bool tiled;    /* cuDNN's own order of elements: of the accumulator of dQ alone */
   cudnnBackendDescriptor_t descriptor;
 } np_cudnn_tensor;
 
