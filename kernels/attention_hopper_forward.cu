@@ -226,6 +226,11 @@ template <int width> NP_DEVICE void consume(const forward_task *task, int w) {
         np_barrier_release(m.barriers + (memory::K_EMPTY + next));
         hide_where_needed(s, &it.map, tile, j, limit);
         softmax(s, &state, scale2);
+        /* ptxas moves work on registers past a wait for products, but not past a branch. Without this one, a wait for
+         * what is there, all of the softmax came after P·V, not beside it. */
+        np_wgmma_hold(s);
+        np_wgmma_hold(state.sum);
+        np_barrier_wait(m.barriers + (memory::V_FULL + slot), np_ring_parity<SLOTS>(used));
         np_wgmma_wait<0>();
         np_wgmma_hold(o);
         np_barrier_release(m.barriers + (memory::V_EMPTY + slot));
