@@ -60,8 +60,10 @@ void take_memory(size_t bytes, uint32_t threads) {
 }
 
 void start_memory() {
-  if (here.bytes > 0) memset(here.memory, 0xff, here.bytes);
-  memset(static_cast<void *>(here.cells), 0, s->cells.size() * sizeof *here.cells);
+  if (here.bytes > 0) {
+    memset(here.memory, 0xff, here.bytes);
+    memset(static_cast<void *>(here.cells), 0, s->cells.size() * sizeof *here.cells);
+  }
   memset(s->known.data(), 0, s->known.size() * sizeof(uint32_t));
   here.engine_clock = 0;
   for (uint32_t w = 0; w < here.warps; w++) {
