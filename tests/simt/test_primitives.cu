@@ -179,7 +179,7 @@ NP_KERNEL(32) pipeline(const float *in, float *out) { /* in, out [8, 32, 4] */
 }
 static void test_copies(void **) {
   alignas(16) float in[8][128], out[8][128];
-  for (int i = 0; i < 8 * 128; i++) in[0][i] = static_cast<float>(i);
+  for (int i = 0; i < 8 * 128; i++) in[i / 128][i % 128] = static_cast<float>(i);
   OK(np_launch(&GPU, "pipeline", pipeline, dim3(1), 32, 3 * 512, static_cast<const float *>(in[0]), out[0]));
   for (int s = 0; s < 8; s++)
     for (int i = 0; i < 128; i++) assert_true(out[s][i] == (s == 5 && i / 4 == 7 ? 0.0f : in[s][i]));
