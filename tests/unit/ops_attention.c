@@ -5,7 +5,7 @@
 
 typedef struct shape {
   int batch, tokens, heads, width;
-  int prefix[5]; /* one an image; batch 0 in `prefixed` means none at all */
+  int32_t prefix[5]; /* one an image */
   bool prefixed;
 } shape;
 
@@ -131,15 +131,20 @@ static void test_reference(void **state) {
 /* Whether this form multiplies on tensor cores: bfloat16 factors, whole tiles. */
 static bool tensor_cores(const harness *h) { return strcmp(h->ops->name, "cuda") == 0 && h->act == NP_BF16; }
 
+/* The prefixes where the operator reads them. */
+static const int32_t *prefix_of(harness *h, const shape *s) {
+  if (!s->prefixed) return NULL;
+  return memcpy(h_take(h, (size_t)s->batch * sizeof(int32_t)), s->prefix, (size_t)s->batch * sizeof(int32_t));
+}
+
 static void run_backward(harness *h, const shape *s, const void *qkv, const void *out, const float *lse,
                          const void *dout, void *dqkv) {
-  H_OK(h->ops->attention_backward(h->ops, s->batch, s->tokens, s->heads, s->width, s->prefixed ? s->prefix : NULL, qkv,
-                                  out, lse, dout, dqkv));
+  H_OK(h->ops->attention_backward(h->ops, s->batch, s->tokens, s->heads, s->width, prefix_of(h, s), qkv, out, lse, dout,
+                                  dqkv));
 }
 
 static void run_forward(harness *h, const shape *s, const void *qkv, void *out, float *lse) {
-  H_OK(h->ops->attention_forward(h->ops, s->batch, s->tokens, s->heads, s->width, s->prefixed ? s->prefix : NULL, qkv,
-                                 out, lse));
+  H_OK(h->ops->attention_forward(h->ops, s->batch, s->tokens, s->heads, s->width, prefix_of(h, s), qkv, out, lse));
 }
 
 static void one_shape(harness *h, const shape *s) {

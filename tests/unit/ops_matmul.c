@@ -21,7 +21,7 @@ static void *make_c(harness *h, const np_matmul *s, double **before) {
 }
 
 static void one_product(harness *h, np_matmul s, bool with_bias) {
-  double *a64, *b64, *bias64, *before, *want = h_take_f64(h, s.m * s.n);
+  double *a64, *b64, *bias64, *before, *want = h_take_f64(h, s.m * s.n), *first = h_take_f64(h, s.m * s.n);
   const void *a = h_normal_act(h, s.m * s.k, 1.0, &a64), *b = h_normal_act(h, s.k * s.n, 1.0, &b64);
   float *bias = h_normal_f32(h, s.n, 1.0, &bias64);
   void *c = make_c(h, &s, &before), *twice = h_take(h, (size_t)(s.m * s.n) * np_dtype_size(s.c_type));
@@ -32,12 +32,16 @@ static void one_product(harness *h, np_matmul s, bool with_bias) {
          s.transpose_b ? "Bt " : "", s.c_type == NP_F32 ? "to f32" : "to act", s.accumulate ? " added" : "",
          with_bias ? " bias" : "");
   for (int64_t i = 0; i < s.m; i++)
-    for (int64_t j = 0; j < s.n; j++) want[i * s.n + j] = element(&p, i, j);
+    for (int64_t j = 0; j < s.n; j++) {
+      want[i * s.n + j] = element(&p, i, j);
+      /* A backend may round the product once more before the bias is added: h_compare takes four halves of an ulp. */
+      first[i * s.n + j] = with_bias ? fabs(want[i * s.n + j] - bias64[j]) / 4.0 : 0.0;
+    }
   memcpy(twice, c, bytes);
   H_OK(h->ops->matmul(h->ops, &s, a, b, with_bias ? bias : NULL, c));
   H_OK(h->ops->matmul(h->ops, &s, a, b, with_bias ? bias : NULL, twice));
   assert_memory_equal(c, twice, bytes);
-  h_compare(h, "c", s.c_type == NP_BF16, s.m * s.n, c, want, 4e-6, NULL);
+  h_compare(h, "c", s.c_type == NP_BF16, s.m * s.n, c, want, 4e-6, s.c_type == NP_BF16 ? first : NULL);
   h_finish(h);
 }
 
