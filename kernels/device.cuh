@@ -54,6 +54,7 @@ NP_DEVICE void np_named_sync(int id, int threads) {
 /* All 32 lanes of the warp take part. T: int, unsigned, float or double. */
 template <class T> NP_DEVICE T np_shuffle(T value, int lane) { return __shfl_sync(0xffffffffu, value, lane); }
 template <class T> NP_DEVICE T np_shuffle_xor(T value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+NP_DEVICE bool np_warp_any(bool value) { return __any_sync(0xffffffffu, value); }
 
 /* ---- numbers ---- */
 NP_DEVICE float np_widen(np_bf16 value) { return __uint_as_float(static_cast<unsigned>(value) << 16); }

@@ -34,7 +34,7 @@ typedef struct np_pixels {
 
 /* C[m, n] (+)= op(A)·op(B) + bias. op(A) is [m, k]: A is stored [m, k], or [k, m] with transpose_a; op(B) is [k, n]: stored
  * [k, n], or [n, k] with transpose_b. A linear layer y = x·Wᵀ + b has transpose_b, its data gradient neither, its weight
- * gradient transpose_a. A backend may round the bias, and the product, to C's type before they are added. */
+ * gradient transpose_a. A backend may round the bias, and the product, to C's type before they are added up. */
 typedef struct np_matmul {
   int64_t m, n, k;
   bool transpose_a, transpose_b;

@@ -99,6 +99,11 @@ template <class T> NP_DEVICE T np_shuffle(T value, int lane) { return simt::exch
 template <class T> NP_DEVICE T np_shuffle_xor(T value, int mask) {
   return simt::exchange("np_shuffle_xor", value, static_cast<int>(threadIdx.x % simt::LANES) ^ mask);
 }
+NP_DEVICE bool np_warp_any(bool value) {
+  for (int mask = 1; mask < simt::LANES; mask *= 2)
+    value = simt::exchange("np_warp_any", value, static_cast<int>(threadIdx.x % simt::LANES) ^ mask) || value;
+  return value;
+}
 
 /* ---- numbers ---- */
 NP_DEVICE float np_widen(np_bf16 value) { return np_bf16_to_f32(value); }

@@ -21,6 +21,7 @@
 
 enum {
   BUCKETS = 256,
+  OFFERS = 8,    /* of the heuristic */
   ALIGNMENT = 64 /* what alloc and the arenas give; a smaller one is looked at, a larger one is luck */
 };
 
@@ -144,6 +145,30 @@ out:
   return st;
 }
 
+/* An algorithm's setting; -1 where this version of cuBLASLt does not tell. */
+static int setting(const cublasLtMatmulAlgo_t *algorithm, cublasLtMatmulAlgoConfigAttributes_t name, size_t size) {
+  uint32_t value = 0;
+  size_t written;
+  if (cublasLtMatmulAlgoConfigGetAttribute(algorithm, name, &value, size, &written) != CUBLAS_STATUS_SUCCESS) return -1;
+  return (int)value;
+}
+
+/* Which of the offers: the heuristic's first, but for large products of a short k to bfloat16. Those write much for
+ * what they compute, and small tiles, whose results go out while the next tile is computed, are the faster ones of the
+ * first offers when the GPU runs at its power limit, as it does in training (docs/benchmarks.md, "Matrix products").
+ * A rule and no timing, so that the same shape is computed alike in every run. */
+static int preferred(const key *s, int processors, const cublasLtMatmulHeuristicResult_t *offered, int count) {
+  static const uint32_t tiles[] = {CUBLASLT_MATMUL_TILE_128x160, CUBLASLT_MATMUL_TILE_176x128};
+  enum { SHORT = 8192, TILE = 128 * 160, ROUNDS = 8 };
+  if (s->c_type != NP_BF16 || s->k >= SHORT || s->m * s->n < (int64_t)ROUNDS * processors * TILE) return 0;
+  for (size_t t = 0; t < sizeof tiles / sizeof *tiles; t++)
+    for (int i = 0; i < count; i++)
+      if (offered[i].state == CUBLAS_STATUS_SUCCESS &&
+          (uint32_t)setting(&offered[i].algo, CUBLASLT_ALGO_CONFIG_TILE_ID, sizeof(uint32_t)) == tiles[t])
+        return i;
+  return 0;
+}
+
 static np_status choose_algorithm(const np_cuda_core *core, product *p) {
   np_status st = NP_OK;
   const matmul *state = core->matmul;
@@ -162,19 +187,21 @@ static np_status choose_algorithm(const np_cuda_core *core, product *p) {
                 {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &align_c, sizeof align_c},
                 {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &align_c, sizeof align_c}};
   cublasLtMatmulPreference_t preference = NULL;
-  cublasLtMatmulHeuristicResult_t best;
+  cublasLtMatmulHeuristicResult_t offered[OFFERS];
   int found = 0;
   LT_TRY(cublasLtMatmulPreferenceCreate(&preference));
   for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++)
     LT_TRY(cublasLtMatmulPreferenceSetAttribute(preference, wishes[i].name, wishes[i].value, wishes[i].size));
-  LT_TRY(cublasLtMatmulAlgoGetHeuristic(state->handle, p->how, p->b, p->a, p->c, p->c, preference, 1, &best, &found));
+  LT_TRY(cublasLtMatmulAlgoGetHeuristic(state->handle, p->how, p->b, p->a, p->c, p->c, preference, OFFERS, offered,
+                                        &found));
   if (found == 0) {
     st = failed(core, "cublasLtMatmulAlgoGetHeuristic", CUBLAS_STATUS_NOT_SUPPORTED);
     goto out;
   }
-  LT_TRY(best.state);
-  p->algorithm = best.algo;
-  p->workspace = best.workspaceSize;
+  const cublasLtMatmulHeuristicResult_t *best = &offered[preferred(&p->key, core->gpu.processors, offered, found)];
+  LT_TRY(best->state);
+  p->algorithm = best->algo;
+  p->workspace = best->workspaceSize;
 out:
   if (preference) (void)cublasLtMatmulPreferenceDestroy(preference);
   return st;
@@ -253,25 +280,16 @@ out:
 
 /* ---- printing ---- */
 
-/* An algorithm's setting; -1 where this version of cuBLASLt does not tell. */
-static int setting(const product *p, cublasLtMatmulAlgoConfigAttributes_t name, size_t size) {
-  uint32_t value = 0;
-  size_t written;
-  if (cublasLtMatmulAlgoConfigGetAttribute(&p->algorithm, name, &value, size, &written) != CUBLAS_STATUS_SUCCESS)
-    return -1;
-  return (int)value;
-}
-
 static void print(const product *p, FILE *to) {
   const key *k = &p->key;
   fprintf(to, "%8lld × %6lld × %6lld  %s%s  %s → %s%s%s  algorithm %d, tile %d, stages %d, cluster %d, split-k %d",
           (long long)k->m, (long long)k->n, (long long)k->k, k->transpose_a ? "Aᵀ" : "A ", k->transpose_b ? "Bᵀ" : "B ",
           k->a_type == NP_BF16 ? "bf16" : "f32", k->c_type == NP_BF16 ? "bf16" : "f32", k->accumulate ? " +=" : "",
-          k->bias ? " + bias" : "", setting(p, CUBLASLT_ALGO_CONFIG_ID, sizeof(int32_t)),
-          setting(p, CUBLASLT_ALGO_CONFIG_TILE_ID, sizeof(uint32_t)),
-          setting(p, CUBLASLT_ALGO_CONFIG_STAGES_ID, sizeof(uint32_t)),
-          setting(p, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, sizeof(uint16_t)),
-          setting(p, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, sizeof(int32_t)));
+          k->bias ? " + bias" : "", setting(&p->algorithm, CUBLASLT_ALGO_CONFIG_ID, sizeof(int32_t)),
+          setting(&p->algorithm, CUBLASLT_ALGO_CONFIG_TILE_ID, sizeof(uint32_t)),
+          setting(&p->algorithm, CUBLASLT_ALGO_CONFIG_STAGES_ID, sizeof(uint32_t)),
+          setting(&p->algorithm, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, sizeof(uint16_t)),
+          setting(&p->algorithm, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, sizeof(int32_t)));
   fprintf(to, ", workspace %.1f MiB\n", (double)p->workspace / (1 << 20));
 }
 
