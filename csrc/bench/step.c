@@ -34,7 +34,8 @@ static np_status open_model(bench *b, np_step_timing *out) {
   size_t available;
   float *weights = NULL;
   NP_TRY(np_model_plan(&r->model, &options, b->ops->act, &plan));
-  out->planned = (double)plan.total;
+  if (b->ops->record_begin) plan.total += plan.recordings;
+  if (!out->planned) out->planned = (double)plan.total; /* not that of the profile, which comes later */
   NP_TRY(b->ops->available(b->ops, &available));
   if (plan.total > available) {
     st = np_error(NP_ERR_MEMORY, "a step takes %.2f GB; %.2f GB are available", (double)plan.total / 1e9,
@@ -53,6 +54,9 @@ static np_status open_model(bench *b, np_step_timing *out) {
   free(weights); /* before the moments are taken: with a large model there is not room for both */
   weights = NULL;
   NP_TRY(np_optimiser_create(b->ops, params, &r->optim, &b->optimiser));
+  NP_TRY(np_optimiser_prepare(b->optimiser, np_model_weights(b->model), np_model_gradients(b->model),
+                              np_model_low(b->model)));
+  NP_TRY(np_model_prepare(b->model, true));
 out:
   free(weights);
   return st;
@@ -87,15 +91,10 @@ static void draw_prefixes(bench *b, int step) {
 static np_status queue_step(bench *b, int step, int mark) {
   np_status st = NP_OK;
   const np_recipe_model *m = &b->recipe->model;
-  size_t image = (size_t)m->image_size[0] * (size_t)m->image_size[1] * (size_t)m->channels;
   draw_prefixes(b, step);
   int64_t targets = np_model_targets(m, b->recipe->train.batch, b->prefix);
   if (mark >= 0) NP_TRY(b->ops->mark(b->ops, mark));
-  for (int at = 0, batch = b->recipe->train.batch, count; at < batch; at += count) { /* as the training loop does */
-    count = np_model_images(b->model, batch - at, b->prefix + at);
-    NP_TRY(np_model_feed(b->model, count, b->pixels + (size_t)at * image, NULL, b->prefix + at));
-    NP_TRY(np_model_train(b->model, targets, at == 0));
-  }
+  NP_TRY(np_model_step(b->model, b->recipe->train.batch, b->pixels, b->prefix, targets));
   if (mark >= 0) NP_TRY(b->ops->mark(b->ops, mark + 1));
   NP_TRY(np_optimiser_step(b->optimiser, np_model_weights(b->model), np_model_gradients(b->model),
                            np_model_low(b->model), b->recipe->optim.lr_start));
@@ -119,7 +118,7 @@ static np_status time_steps(bench *b, const np_step_bench *how, np_step_timing *
   double *whole = malloc(3 * (size_t)steps * sizeof *whole), *passes = whole + steps, *update = passes + steps;
   if (!whole) return np_error(NP_ERR_MEMORY, "out of memory for the bench");
   for (int step = 0; step < how->warmup; step++) NP_TRY(queue_step(b, step, -1));
-  if (how->warmup) NP_TRY(all_applied(b, how->warmup)); /* allocations and choices of the first steps are over */
+  if (how->warmup) NP_TRY(all_applied(b, how->warmup)); /* what the first steps still choose is chosen */
   for (int step = 0; step < steps; step++) NP_TRY(queue_step(b, how->warmup + step, MARKS_PER_STEP * step));
   NP_TRY(b->ops->mark(b->ops, MARKS_PER_STEP * steps));
   for (int step = 0; step < steps; step++) {

@@ -68,6 +68,14 @@ static void print_work(const np_recipe *recipe, int64_t gpus, double tflops) {
            done * images / (tflops * 1e12) / (double)gpus / 86400, (long long)gpus, tflops);
 }
 
+/* On a CPU there are no recordings. */
+static np_status plan_model(const np_recipe *recipe, const np_model_options *model, np_dtype act, np_memory_plan *out) {
+  np_status st = np_model_plan(&recipe->model, model, act, out);
+  if (recipe->backend == NP_BACKEND_CPU) out->recordings = 0;
+  out->total += out->recordings;
+  return st;
+}
+
 static void print_memory(const np_memory_plan *plan, int batch, np_dtype act) {
   printf("memory of one rank (%s, %d images a pass)\n", act == NP_BF16 ? "bf16" : "fp32", batch);
   line_bytes("weights, fp32", (double)plan->weights);
@@ -76,11 +84,12 @@ static void print_memory(const np_memory_plan *plan, int batch, np_dtype act) {
   line_bytes("moments, fp32", (double)plan->moments);
   line_bytes("activations and scratch", (double)plan->activations);
   line_bytes("batch", (double)plan->batch);
+  if (plan->recordings) line_bytes("recordings of passes, on a GPU", (double)plan->recordings);
   line_bytes("total", (double)plan->total);
 }
 
 /* The same with each setting of train.recompute, and the FLOPs that it costs. */
-static np_status print_recompute(const np_recipe *recipe, int batch, np_dtype act) {
+static np_status print_recompute(const np_recipe *recipe, int batch, int step, np_dtype act) {
   static const char *const names[] = {"none", "gelu_norm", "block"};
   np_status st = NP_OK;
   const np_recipe_model *m = &recipe->model;
@@ -90,10 +99,11 @@ static np_status print_recompute(const np_recipe *recipe, int batch, np_dtype ac
   for (int i = NP_RECOMPUTE_NONE; i <= NP_RECOMPUTE_BLOCK; i++) {
     np_model_options model = np_model_training(recipe, batch);
     model.recompute = (np_recompute)i;
+    model.step = step;
     np_memory_plan memory;
     char extra[64];
     double again = np_model_recompute_flops(m, recipe->data.prefix, model.recompute);
-    NP_TRY(np_model_plan(m, &model, act, &memory));
+    NP_TRY(plan_model(recipe, &model, act, &memory));
     snprintf(extra, sizeof extra, "%.3f T, %.0f %%", again * 1e-12, 100 * again / work);
     printf("  %-12s %16.2f %16.2f %26s%s\n", names[i], (double)memory.activations * 1e-9, (double)memory.total * 1e-9,
            extra, model.recompute == recipe->train.recompute ? "   this recipe" : "");
@@ -124,11 +134,12 @@ static np_status plan(const np_cli_options *options) {
   np_dtype act = recipe->precision == NP_PRECISION_FP32 ? NP_F32 : NP_BF16;
   NP_TRY(np_params_layout(&recipe->model, true, &params));
   np_model_options model = np_model_training(recipe, micro);
-  NP_TRY(np_model_plan(&recipe->model, &model, act, &memory));
+  model.step = batch / (int)gpus;
+  NP_TRY(plan_model(recipe, &model, act, &memory));
   print_model(&recipe->model, &params);
   print_work(recipe, gpus, tflops);
   print_memory(&memory, micro, act);
-  NP_TRY(print_recompute(recipe, micro, act));
+  NP_TRY(print_recompute(recipe, micro, model.step, act));
   printf("checkpoint\n");
   line_bytes("weights, fp32", (double)params.elements * 4);
   line_bytes("optimiser state", (double)params.elements * 8);

@@ -1,8 +1,6 @@
 /* A micro-batch on its way to the device, and which of its tokens go through the pixel head. */
 #include "model/internal.h"
 
-#include <math.h>
-
 /* The loss looks at patch k+1 >= S of token k, k <= N-2: tokens max(S, 1) - 1 .. N - 2. */
 static int first_loss_token(int32_t prefix) { return prefix > 0 ? prefix - 1 : 0; }
 
@@ -14,50 +12,11 @@ int64_t np_model_targets(const np_recipe_model *config, int count, const int32_t
   return targets;
 }
 
-/* How many rows go where `rows` do, of `all`: at most 32 sizes, so that each matrix shape is prepared once and found
- * again. */
-static int64_t padded(int64_t rows, int64_t all) {
-  int64_t step = (all / 32 + 15) / 16 * 16;
-  if (step < 16) step = 16;
-  int64_t up = (rows + step - 1) / step * step;
-  return up < all ? up : all;
-}
-
-/* Loss tokens of an image are N - max(S, 1) with S drawn evenly; those of a pass are a sum of many such and stay within
- * six deviations of their mean but once in 10^9 passes. */
-int64_t np_model_head_rows(const np_recipe_model *config, int batch, const int prefix_range[2]) {
-  int64_t tokens = np_recipe_tokens(config), all = batch * tokens;
-  double lengths = prefix_range[1] - prefix_range[0] + 1, mean = 0, squares = 0;
-  for (int32_t S = prefix_range[0]; S <= prefix_range[1]; S++) {
-    double rows = (double)(tokens - 1 - first_loss_token(S));
-    mean += rows / lengths;
-    squares += rows * rows / lengths;
-  }
-  double most = batch * mean + 6 * sqrt(batch * fmax(squares - mean * mean, 0));
-  if (most < (double)tokens) most = (double)tokens; /* one image finds room in any case */
-  return most < (double)all ? padded((int64_t)most, all) : all;
-}
-
-np_model_options np_model_training(const np_recipe *recipe, int batch) {
-  return (np_model_options){.batch = batch,
-                            .head = true,
-                            .train = true,
-                            .recompute = recipe->train.recompute,
-                            .head_rows = np_model_head_rows(&recipe->model, batch, recipe->data.prefix)};
-}
-
 void np_model_settle(np_model *m) {
   int64_t all = (int64_t)m->options.batch * np_model_tokens(m), *rows = &m->options.head_rows;
   if (!m->options.train) m->options.recompute = NP_RECOMPUTE_NONE;
   if (!m->options.train || m->options.all_tokens || *rows < 1 || *rows > all) *rows = all;
-}
-
-int np_model_images(const np_model *m, int most, const int32_t *prefix) {
-  int count = most < m->options.batch ? most : m->options.batch;
-  while (count > 1 && padded(np_model_targets(&m->config, count, prefix), (int64_t)count * np_model_tokens(m)) >
-                          m->options.head_rows)
-    count = (count + 1) / 2;
-  return count;
+  if (!m->options.train || m->options.all_tokens) m->options.step = 0;
 }
 
 /* Indices, into the R rows of the trunk, of the loss tokens; prefix NULL: of every token. Uploaded to `device`, with -1
@@ -69,7 +28,8 @@ static np_status list_rows(np_model *m, const int32_t *prefix, int32_t *device, 
     int first = prefix ? first_loss_token(prefix[b]) : 0, last = prefix ? tokens - 1 : tokens;
     for (int k = first; k < last; k++) m->rows_host[count++] = b * tokens + k;
   }
-  *list = (np_row_list){.count = count, .padded = padded(count, np_model_rows(m))};
+  const np_row_sizes sizes = np_model_row_sizes(m, m->count);
+  *list = (np_row_list){.count = count, .padded = np_row_size(&sizes, count)};
   while (count < list->padded) m->rows_host[count++] = -1;
   return m->ops->upload(m->ops, device, m->rows_host, (size_t)list->padded * sizeof *m->rows_host);
 }
@@ -87,18 +47,11 @@ out:
   return st;
 }
 
-np_status np_model_feed(np_model *m, int count, const uint8_t *u8, const float *f32, const int32_t *prefix) {
-  np_status st = NP_OK;
+void np_model_describe(np_model *m, int count, bool bytes) {
   const np_recipe_model *c = &m->config;
-  size_t values = (size_t)count * (size_t)c->image_size[0] * (size_t)c->image_size[1] * (size_t)c->channels;
-  if (count < 1 || count > m->options.batch)
-    return np_error(NP_ERR_ARGUMENT, "a batch of %d images; this model was made for 1 to %d", count, m->options.batch);
   m->count = count;
-  m->bidirectional = prefix == NULL;
-  m->trim = false;
-  m->loss_ready = prefix != NULL && m->options.head;
-  m->pixels = (np_pixels){.u8 = u8 ? m->pixels_u8 : NULL,
-                          .f32 = u8 ? NULL : m->pixels_f32,
+  m->pixels = (np_pixels){.u8 = bytes ? m->pixels_u8 : NULL,
+                          .f32 = bytes ? NULL : m->pixels_f32,
                           .batch = count,
                           .height = c->image_size[0],
                           .width = c->image_size[1],
@@ -108,6 +61,38 @@ np_status np_model_feed(np_model *m, int count, const uint8_t *u8, const float *
     m->pixels.mean[i] = (float)c->pixel_mean[i];
     m->pixels.std[i] = (float)c->pixel_std[i];
   }
+}
+
+np_status np_model_feed_nothing(np_model *m, bool bytes) {
+  np_status st = NP_OK;
+  const np_recipe_model *c = &m->config;
+  const int batch = m->options.batch;
+  const size_t values = (size_t)batch * (size_t)c->image_size[0] * (size_t)c->image_size[1] * (size_t)c->channels,
+               rows = (size_t)m->options.head_rows;
+  const float scale = 0;
+  np_model_describe(m, batch, bytes);
+  m->bidirectional = m->loss_ready = false;
+  m->trim = true;
+  m->rows = (np_row_list){.padded = m->options.head_rows};
+  for (size_t i = 0; i < rows; i++) m->rows_host[i] = -1;
+  NP_TRY(m->ops->zero(m->ops, m->pixels_f32, values * (bytes ? sizeof *m->pixels_u8 : sizeof *m->pixels_f32)));
+  NP_TRY(m->ops->zero(m->ops, m->prefix, (size_t)batch * sizeof *m->prefix));
+  NP_TRY(m->ops->upload(m->ops, m->index, m->rows_host, rows * sizeof *m->rows_host));
+  NP_TRY(m->ops->upload(m->ops, m->scale, &scale, sizeof scale));
+out:
+  return st;
+}
+
+np_status np_model_feed(np_model *m, int count, const uint8_t *u8, const float *f32, const int32_t *prefix) {
+  np_status st = NP_OK;
+  const np_recipe_model *c = &m->config;
+  size_t values = (size_t)count * (size_t)c->image_size[0] * (size_t)c->image_size[1] * (size_t)c->channels;
+  if (count < 1 || count > m->options.batch)
+    return np_error(NP_ERR_ARGUMENT, "a batch of %d images; this model was made for 1 to %d", count, m->options.batch);
+  np_model_describe(m, count, u8 != NULL);
+  m->bidirectional = prefix == NULL;
+  m->trim = false;
+  m->loss_ready = prefix != NULL && m->options.head;
   if (u8) NP_TRY(m->ops->upload(m->ops, m->pixels_u8, u8, values));
   else NP_TRY(m->ops->upload(m->ops, m->pixels_f32, f32, values * sizeof *f32));
   if (prefix) {

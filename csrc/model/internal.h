@@ -41,20 +41,25 @@ typedef struct np_row_list {
   int64_t count, padded;
 } np_row_list;
 
+/* What loss tokens are rounded up to (drawn in step.c): `least`, its successors by `step` up to `fine`, then `most`. */
+typedef struct np_row_sizes {
+  int64_t step, least, fine, most;
+} np_row_sizes;
+
 /* What a training pass depends on besides device memory. */
 typedef struct np_pass {
   int count;
-  int64_t rows, loss_rows; /* padded */
-  bool first, bytes;       /* bytes: pixels are u8 */
+  int64_t rows;      /* padded */
+  bool first, bytes; /* bytes: pixels are u8 */
 } np_pass;
 
 typedef struct np_recorded {
   np_pass pass;
-  np_recording *recording; /* NULL: the pass ran once and was not recorded yet */
-  uint64_t used;           /* the number of the pass that used it last; 0: empty */
+  np_recording *recording;
 } np_recorded;
 
-enum { NP_RECORDINGS = 80 };
+/* The fine sizes and two more, twice: first and added; and the halves of passes. */
+enum { NP_RECORDINGS = 64 };
 
 struct np_model {
   np_ops *ops;
@@ -101,7 +106,7 @@ struct np_model {
   void *grad_wide;       /* [R, 4·max(D, E)] */
 
   np_recorded recorded[NP_RECORDINGS];
-  uint64_t passes; /* run so far */
+  int recorded_count; /* 0: passes run as they come */
 
   int32_t *rows_host; /* [R] an index list on its way to the device */
 
@@ -140,9 +145,24 @@ np_status np_norm_forward(np_model *model, int64_t rows, int gain, int bias, con
 np_status np_norm_backward(np_model *model, int64_t rows, int gain, int bias, const void *dy, const void *x,
                            const float *mean, const float *rstd, const void *residual, void *dx, bool accumulate);
 
-/* Run a training pass over the batch fed, through a recording where the backend makes them (recorded.c). */
-typedef np_status (*np_model_pass)(np_model *model, bool first);
-np_status np_model_run(np_model *model, bool first, np_model_pass run);
+/* How many images, in which form, at the addresses where feed puts them. */
+void np_model_describe(np_model *model, int count, bool bytes);
+/* A batch of black images without a loss token: a pass over it computes zeros, in the memory of any other. */
+np_status np_model_feed_nothing(np_model *model, bool bytes);
+
+/* The sizes for passes of `count` images. Rows beyond `most` stay as many as they are, and do not fit the head. */
+np_row_sizes np_model_row_sizes(const np_model *model, int count);
+int64_t np_row_size(const np_row_sizes *sizes, int64_t rows);
+/* Fills model->recorded with every pass that a step may consist of; nothing is recorded yet. */
+np_status np_model_list_passes(np_model *model, bool bytes);
+static inline bool np_pass_same(const np_pass *a, const np_pass *b) {
+  return a->count == b->count && a->rows == b->rows && a->first == b->first && a->bytes == b->bytes;
+}
+
+/* Forward, loss and backward over the batch fed, one operation after the other. */
+np_status np_model_pass(np_model *model, bool first);
+/* The same by its recording, where the model was prepared (recorded.c). */
+np_status np_model_run(np_model *model, bool first);
 void np_model_forget(np_model *model);
 
 /* Pixels fed → trunk. Runs blocks 0 .. last, then post_trunk_norm into `post`: [G, D] when the model trims, else [R,

@@ -123,6 +123,22 @@ void np_model_lay_batch(np_model *m, np_arena *arena) {
   m->scale = np_arena_take(arena, sizeof(float));
 }
 
+/* A recording has a node for each kernel: 24 in a block of the trunk, fewer in one of the head, more where products are
+ * split or blocks are made again. Of each the driver keeps something on the device: with driver 580 an H200 was short
+ * of 40 MB, scratch and libraries' kernels included, for a few recordings of about 1500 nodes each. */
+enum { NODES_A_BLOCK = 28, OTHER_NODES = 50, NODE_BYTES = 8 << 10 };
+
+static np_status plan_recordings(np_model *m, size_t *out) {
+  np_status st = NP_OK;
+  size_t nodes = NODES_A_BLOCK * (size_t)(m->config.blocks + m->config.head_blocks) + OTHER_NODES;
+  *out = 0;
+  if (!m->options.step) return NP_OK;
+  NP_TRY(np_model_list_passes(m, true));
+  *out = (size_t)m->recorded_count * nodes * NODE_BYTES;
+out:
+  return st;
+}
+
 np_status np_model_plan(const np_recipe_model *config, const np_model_options *options, np_dtype act,
                         np_memory_plan *out) {
   np_status st = NP_OK;
@@ -141,6 +157,7 @@ np_status np_model_plan(const np_recipe_model *config, const np_model_options *o
   out->moments = options->train ? 2 * out->weights : 0;
   out->activations = activations.used;
   out->batch = batch.used;
+  NP_TRY(plan_recordings(&m, &out->recordings));
   out->total = out->weights + out->low + out->gradients + out->moments + out->activations + out->batch;
 out:
   np_model_free_lists(&m);

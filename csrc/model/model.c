@@ -200,7 +200,7 @@ out:
   return st;
 }
 
-static np_status train_pass(np_model *m, bool first) {
+np_status np_model_pass(np_model *m, bool first) {
   np_status st = NP_OK;
   NP_TRY(forward(m));
   NP_TRY(loss(m, true, first));
@@ -215,7 +215,7 @@ np_status np_model_train(np_model *m, int64_t targets, bool first) {
   const float scale = 1.0f / (float)(targets > 0 ? targets : 1);
   NP_TRY(check_targets(m));
   NP_TRY(m->ops->upload(m->ops, m->scale, &scale, sizeof scale));
-  st = np_model_run(m, first, train_pass);
+  st = np_model_run(m, first);
 out:
   return st;
 }

@@ -19,8 +19,11 @@ typedef struct np_model_options {
   np_recompute recompute; /* what a model that trains does not keep */
   int64_t head_rows;      /* the most tokens of a pass that go through the pixel head when it trains; 0: all of them.
                              Then nothing can be predicted with it but the loss tokens */
+  int step;               /* images of a training step, a multiple of `batch`: with `prefix` it gives passes few sizes,
+                             near to those that will come; 0: not known */
+  int prefix[2];          /* the range from which a step's prefixes are drawn evenly */
   bool all_tokens;        /* send every token through the pixel head instead of the loss tokens alone: the same loss and
-                                    gradients, for tests */
+                             gradients, for tests */
 } np_model_options;
 
 /* Bytes by kind; what `plan` prints and what np_model_create takes. */
@@ -32,6 +35,7 @@ typedef struct np_memory_plan {
   size_t activations; /* kept for the backward pass, and scratch */
   size_t batch;       /* pixels, prefixes, indices on the device */
   size_t total;
+  size_t recordings; /* on a GPU besides, and not in the total: what the driver keeps of np_model_prepare, at most */
 } np_memory_plan;
 
 typedef struct np_model np_model;
@@ -63,9 +67,6 @@ np_status np_model_refresh(np_model *model); /* low = act(weights) */
  * N). All on the host. */
 np_status np_model_feed(np_model *model, int count, const uint8_t *u8, const float *f32, const int32_t *prefix);
 
-/* How many of the next `most` images one pass takes: all that the model was made for, and fewer when an unlikely draw
- * of prefixes leaves them too many loss tokens. At least 1. */
-int np_model_images(const np_model *model, int most, const int32_t *prefix);
 /* Room for the loss tokens of nearly every pass of `batch` images with prefixes drawn evenly from this range: for
  * np_model_options.head_rows. */
 int64_t np_model_head_rows(const np_recipe_model *config, int batch, const int prefix_range[2]);
@@ -77,6 +78,14 @@ int64_t np_model_targets(const np_recipe_model *config, int count, const int32_t
  * by `targets` (those of the whole optimiser step, over all micro-batches and ranks). first: gradients and loss are
  * overwritten, else added to. */
 np_status np_model_train(np_model *model, int64_t targets, bool first);
+/* That for all images of a step, `count` u8 [H, W, C] on the host, cut into passes; unlikely draws of prefixes, with
+ * too many loss tokens for one, into smaller ones. */
+np_status np_model_step(np_model *model, int count, const uint8_t *pixels, const int32_t *prefix, int64_t targets);
+/* Before the first step: everything that passes take of a device but the model's own memory, for every size that
+ * np_model_step may come to, with pixels as bytes or floats. Afterwards passes take nothing, and one of another size
+ * is an error. Gradients and loss are overwritten, weights read. Does nothing on a backend without recordings. */
+np_status np_model_prepare(np_model *model, bool bytes);
+int np_model_recordings(const np_model *model); /* made by it */
 /* Forward and loss only. */
 np_status np_model_loss(np_model *model, bool first);
 /* Read back the sum of losses since `first` (not divided). Waits for the device. */

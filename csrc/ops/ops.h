@@ -88,8 +88,9 @@ struct np_ops {
   np_status (*arrive)(np_ops *ops, int slot, void *host, size_t bytes);
 
   /* ---- recording and time; NULL where a backend has no use for it ---- */
-  /* Between begin and end operations are recorded, not run; all shapes must have run once before, and nothing but
-   * operations on device memory may be called (no upload, download, fetch). replay queues them all. */
+  /* Between begin and end operations are recorded, not run: such as need no more working memory than those that ran
+   * before, and operations on device memory alone (no alloc, upload, download, fetch). end takes all that the recording
+   * ever needs; replay queues it and takes nothing. */
   np_status (*record_begin)(np_ops *ops);
   np_status (*record_end)(np_ops *ops, np_recording **out); /* *out NULL and an error when recording failed */
   np_status (*replay)(np_ops *ops, np_recording *recording);

@@ -72,18 +72,16 @@ void np_optimiser_decay_all(np_optimiser *o) {
   for (int i = 0; i < o->span_count; i++) o->spans[i].decays = true;
 }
 
-np_status np_optimiser_step(np_optimiser *o, float *weights, const float *grads, void *low, double lr) {
+/* What follows the norm. */
+static np_status update(np_optimiser *o, float *weights, const float *grads, void *low) {
   np_status st = NP_OK;
   size_t low_size = np_dtype_size(o->ops->act);
-  const float rate = (float)lr;
   np_adamw how = {
       .beta1 = o->config.betas[0],
       .beta2 = o->config.betas[1],
       .eps = (float)o->config.eps,
       .clip = (float)o->config.grad_clip,
   };
-  NP_TRY(o->ops->upload(o->ops, &o->state->lr, &rate, sizeof rate));
-  NP_TRY(o->ops->sum_squares(o->ops, o->total, grads, &o->state->norm_squared));
   NP_TRY(o->ops->adamw_prepare(o->ops, &how, o->state));
   for (int i = 0; i < o->span_count; i++) {
     const span *s = &o->spans[i];
@@ -91,6 +89,26 @@ np_status np_optimiser_step(np_optimiser *o, float *weights, const float *grads,
     NP_TRY(o->ops->adamw(o->ops, &how, o->state, s->count, grads + s->offset, weights + s->offset, o->first + s->offset,
                          o->second + s->offset, low ? (char *)low + (size_t)s->offset * low_size : NULL));
   }
+out:
+  return st;
+}
+
+np_status np_optimiser_step(np_optimiser *o, float *weights, const float *grads, void *low, double lr) {
+  np_status st = NP_OK;
+  const float rate = (float)lr;
+  NP_TRY(o->ops->upload(o->ops, &o->state->lr, &rate, sizeof rate));
+  NP_TRY(o->ops->sum_squares(o->ops, o->total, grads, &o->state->norm_squared));
+  st = update(o, weights, grads, low);
+out:
+  return st;
+}
+
+np_status np_optimiser_prepare(np_optimiser *o, float *weights, const float *grads, void *low) {
+  np_status st = NP_OK;
+  const double not_finite = NAN;
+  NP_TRY(o->ops->sum_squares(o->ops, o->total, grads, &o->state->norm_squared));
+  NP_TRY(o->ops->upload(o->ops, &o->state->norm_squared, &not_finite, sizeof not_finite));
+  st = update(o, weights, grads, low);
 out:
   return st;
 }

@@ -28,6 +28,10 @@ void np_optimiser_decay_all(np_optimiser *optimiser);
  * changes, the step count neither. */
 np_status np_optimiser_step(np_optimiser *optimiser, float *weights, const float *grads, void *low, double lr);
 
+/* Before the first step: a step that changes nothing, of a gradient whose norm is not finite. So the backend takes what
+ * memory a step needs. */
+np_status np_optimiser_prepare(np_optimiser *optimiser, float *weights, const float *grads, void *low);
+
 /* What became of the step queued last. */
 typedef struct np_step_outcome {
   double grad_norm; /* L2, before clipping */

@@ -1,4 +1,4 @@
-/* What a run says before it takes any memory. */
+/* What a run says before its first step: what it needs, before any of it is taken, and what it took besides. */
 #include "train/trainer.h"
 #include "util/log.h"
 #include "util/machine.h"
@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <xxhash.h>
 
 /* "1.23 GiB" or "4.5 MiB". */
@@ -49,7 +50,10 @@ static void announce_model(const np_trainer *t, const np_params *params) {
 
 static np_status plan_model(const np_trainer *t, np_memory_plan *plan) {
   const np_model_options options = np_model_training(t->recipe, t->state.micro_batch);
-  return np_model_plan(&t->recipe->model, &options, t->state.act, plan);
+  np_status st = np_model_plan(&t->recipe->model, &options, t->state.act, plan);
+  if (t->choice.backend != NP_BACKEND_CUDA) plan->recordings = 0;
+  plan->total += plan->recordings;
+  return st;
 }
 
 static np_status too_large(const np_trainer *t, const char *whose, size_t needed, size_t granted) {
@@ -64,16 +68,17 @@ static np_status too_large(const np_trainer *t, const char *whose, size_t needed
 static np_status announce_memory(const np_trainer *t, const np_params *params) {
   np_status st = NP_OK;
   np_memory_plan plan;
-  char text[7][24];
+  char text[7][24], recordings[48] = "";
   size_t loader = np_trainer_loader_bytes(t->recipe), staging = np_trainer_staging_bytes(params);
   NP_TRY(plan_model(t, &plan));
   bool gpu = t->choice.backend == NP_BACKEND_CUDA;
   size_t total = plan.total + loader + staging, here = gpu ? loader + staging : total;
   int64_t available = np_machine_memory_available();
-  np_info("memory: %s = weights %s + gradients %s + moments %s + activations %s + batches %s + checkpoint copy %s",
+  if (gpu) snprintf(recordings, sizeof recordings, " + recordings %s", bytes_text(plan.recordings, text[0]));
+  np_info("memory: %s = weights %s + gradients %s + moments %s + activations %s + batches %s + checkpoint copy %s%s",
           bytes_text(total, text[0]), bytes_text(plan.weights + plan.low, text[1]), bytes_text(plan.gradients, text[2]),
           bytes_text(plan.moments, text[3]), bytes_text(plan.activations, text[4]),
-          bytes_text(plan.batch + loader, text[5]), bytes_text(staging, text[6]));
+          bytes_text(plan.batch + loader, text[5]), bytes_text(staging, text[6]), recordings);
   if (gpu && plan.total > t->choice.memory) st = too_large(t, "the GPU", plan.total, t->choice.memory);
   else if (available > 0 && here > (size_t)available) st = too_large(t, "this machine", here, (size_t)available);
 out:
@@ -88,6 +93,33 @@ np_status np_trainer_check_device(const np_trainer *t) {
   NP_TRY(t->ops->available(t->ops, &available));
   bool gpu = t->choice.backend == NP_BACKEND_CUDA;
   if (plan.total > available) st = too_large(t, gpu ? t->choice.hardware : "this machine", plan.total, available);
+out:
+  return st;
+}
+
+static double seconds_now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+np_status np_trainer_prepare(np_trainer *t) {
+  np_status st = NP_OK;
+  np_memory_plan plan;
+  size_t before, after;
+  char text[2][24];
+  double start = seconds_now();
+  NP_TRY(plan_model(t, &plan));
+  NP_TRY(t->ops->available(t->ops, &before));
+  NP_TRY(np_optimiser_prepare(t->optimiser, np_model_weights(t->model), np_model_gradients(t->model),
+                              np_model_low(t->model)));
+  NP_TRY(np_model_prepare(t->model, true));
+  NP_TRY(t->ops->available(t->ops, &after));
+  int recordings = np_model_recordings(t->model);
+  if (recordings == 0) goto out;
+  np_info("recordings: %d sizes of passes in %.1f s; with scratch and kernels %s of the GPU, planned %s", recordings,
+          seconds_now() - start, bytes_text(before > after ? before - after : 0, text[0]),
+          bytes_text(plan.recordings, text[1]));
 out:
   return st;
 }

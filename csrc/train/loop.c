@@ -86,21 +86,6 @@ typedef struct loop {
 
 static int slot(int64_t step, int read) { return (int)(step % AHEAD) * READS + read; }
 
-/* Loss and gradients of the whole batch, one micro-batch at a time. The quotient is by the targets of the whole batch,
- * so the result does not depend, but for rounding, on how it is cut. */
-static np_status queue_gradients(np_trainer *t, const np_batch *batch, int64_t targets) {
-  np_status st = NP_OK;
-  const np_recipe_model *m = &t->recipe->model;
-  size_t image = (size_t)m->image_size[0] * (size_t)m->image_size[1] * (size_t)m->channels;
-  for (int at = 0, count; at < batch->count; at += count) {
-    count = np_model_images(t->model, batch->count - at, batch->prefix + at);
-    NP_TRY(np_model_feed(t->model, count, batch->pixels + (size_t)at * image, NULL, batch->prefix + at));
-    NP_TRY(np_model_train(t->model, targets, at == 0));
-  }
-out:
-  return st;
-}
-
 static np_status queue_step(loop *l, const np_batch *batch) {
   np_status st = NP_OK;
   np_trainer *t = l->t;
@@ -110,7 +95,7 @@ static np_status queue_step(loop *l, const np_batch *batch) {
   *s = (under_way){.targets = np_model_targets(&t->recipe->model, batch->count, batch->prefix),
                    .bad_images = np_loader_stats_read(t->loader).bad,
                    .lr = np_schedule_lr(&schedule, l->queued)};
-  NP_TRY(queue_gradients(t, batch, s->targets));
+  NP_TRY(np_model_step(t->model, batch->count, batch->pixels, batch->prefix, s->targets));
   NP_TRY(np_model_fetch_loss(t->model, slot(l->queued, LOSS)));
   NP_TRY(np_optimiser_step(t->optimiser, np_model_weights(t->model), np_model_gradients(t->model),
                            np_model_low(t->model), s->lr));

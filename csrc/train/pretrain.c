@@ -145,7 +145,8 @@ static np_status train(np_trainer *t, const char *command) {
   const np_run_record record = {command, t->state.hardware, t->state.act, t->state.threads, t->state.step};
   NP_TRY(np_run_describe(recipe->run.dir, recipe, &record));
   NP_TRY(np_metrics_open(recipe->run.dir, t->state.step, &t->metrics));
-  NP_TRY(open_loader(t));
+  NP_TRY(open_loader(t)); /* it decodes meanwhile */
+  NP_TRY(np_trainer_prepare(t));
   st = np_trainer_run(t);
 out:
   np_checkpoint_close(checkpoint);

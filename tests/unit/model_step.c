@@ -1,5 +1,6 @@
 /* A training step in its forms: what the backward pass makes again, and what runs as a recording, changes no bit of
  * loss and gradients. */
+#include "model/internal.h"
 #include "unit/model_bed.h"
 #include "unit/recorder.h"
 
@@ -103,14 +104,18 @@ static void a_small_head_changes_no_bit(void **state) {
   ok(np_ops_cpu(NP_F32, 0, &ops));
   bed *tight = make_on(ops, &small, (np_model_options){.head_rows = 32}), *plain = make(NP_F32, false, NP_HEAD_L3M);
   for (size_t i = 0; i < sizeof fits / sizeof *fits; i++) {
-    assert_int_equal(np_model_images(tight->model, fits[i].count, fits[i].prefix), fits[i].count);
     run_part(tight, &fits[i]);
     run_part(plain, &fits[i]);
     compare(tight, plain, "a head of 32 rows");
   }
-  assert_int_equal(np_model_images(plain->model, 9, crowded), BATCH);
-  assert_int_equal(np_model_images(tight->model, BATCH, crowded), 2);
-  assert_int_equal(np_model_images(tight->model, 1, crowded), 1);
+  uint8_t bytes[BATCH * PIXELS];
+  for (int i = 0; i < BATCH * PIXELS; i++) bytes[i] = (uint8_t)(31 * i);
+  ok(np_model_step(tight->model, BATCH, bytes, crowded, 33));
+  ok(np_model_feed(plain->model, 2, bytes, NULL, crowded));
+  ok(np_model_train(plain->model, 33, true));
+  ok(np_model_feed(plain->model, 1, bytes + (size_t)2 * PIXELS, NULL, crowded + 2));
+  ok(np_model_train(plain->model, 33, false));
+  compare(tight, plain, "a step cut where the head is too small");
   assert_int_equal(np_model_feed(tight->model, BATCH, NULL, tight->images, crowded), NP_ERR_ARGUMENT);
   assert_int_equal(np_model_train(tight->model, 17, true), NP_ERR_ARGUMENT);
   unmake(tight);
@@ -128,30 +133,106 @@ static void the_head_has_room_for_the_loss_tokens(void **state) {
   assert_int_equal(np_model_head_rows(&m, 1, (int[]){255, 255}), 256);
 }
 
+/* ---- sizes ---- */
+
+static np_model sized(const np_recipe_model *config, int batch, int step, int smallest, int largest) {
+  np_model m = {.config = *config,
+                .options = {.batch = batch,
+                            .head = true,
+                            .train = true,
+                            .head_rows = np_model_head_rows(config, batch, (int[]){smallest, largest}),
+                            .step = step,
+                            .prefix = {smallest, largest}}};
+  np_model_settle(&m);
+  return m;
+}
+
+static bool listed(const np_model *m, const np_pass *pass) {
+  for (int i = 0; i < m->recorded_count; i++)
+    if (np_pass_same(&m->recorded[i].pass, pass)) return true;
+  return false;
+}
+
+/* Sizes are at least the rows, as few more as said, and any number that fits the head has one that is listed. */
+static void check_sizes(const np_recipe_model *config, int batch, int step, int smallest, int largest, int most) {
+  np_model m = sized(config, batch, step, smallest, largest);
+  ok(np_model_list_passes(&m, true));
+  assert_in_range(m.recorded_count, 1, most);
+  for (int halves = 1; halves <= 2; halves++) {
+    const int count = (batch + halves - 1) / halves;
+    const np_row_sizes sizes = np_model_row_sizes(&m, count);
+    bool cut = (int64_t)batch * (np_model_tokens(&m) - 1) > m.options.head_rows;
+    int64_t all = (int64_t)count * np_model_tokens(&m);
+    assert_int_equal(sizes.most, all < m.options.head_rows ? all : m.options.head_rows);
+    for (int64_t rows = 1, size; rows <= sizes.most && (count == batch || cut); rows++) {
+      size = np_row_size(&sizes, rows);
+      assert_true(size >= rows && size <= sizes.most && np_row_size(&sizes, size) == size);
+      if (rows > sizes.least && rows <= sizes.fine) assert_true(size < rows + sizes.step);
+      for (int first = 0; first < 2; first++)
+        if (first || step > batch)
+          assert_true(listed(&m, &(np_pass){.count = count, .rows = size, .first = first, .bytes = true}));
+    }
+  }
+}
+
+static void sizes_are_few_and_fine_where_passes_are(void **state) {
+  (void)state;
+  const np_recipe_model m = {.image_size = {224, 224}, .channels = 3, .patch_size = 14};
+  const np_model one = sized(&m, 256, 256, 1, 255);
+  const np_row_sizes sizes = np_model_row_sizes(&one, 256); /* 32768 ± 1178 */
+  assert_true(sizes.step == 512 && sizes.least == 28160 && sizes.fine == 37888 && sizes.most == 40960);
+  check_sizes(&m, 256, 256, 1, 255, 23);
+  check_sizes(&m, 64, 256, 1, 255, 60);
+  check_sizes(&m, 255, 510, 1, 255, 60);
+  check_sizes(&m, 1, 8, 0, 255, 60);
+  check_sizes(&m, 128, 128, 0, 0, 2); /* causal */
+  check_sizes(&m, 1024, 4096, 100, 200, 60);
+  check_sizes(&small, 3, 3, 1, N - 1, 8);
+  np_model odd = sized(&m, 96, 256, 1, 255);
+  assert_int_equal(np_model_list_passes(&odd, true), NP_ERR_ARGUMENT);
+}
+
+/* Where the prefixes are not known: at most 32 sizes. */
+static void sizes_of_any_pass(void **state) {
+  (void)state;
+  np_model m = {.config = small, .options = {.batch = 300, .head = true, .train = true}};
+  np_model_settle(&m);
+  const np_row_sizes sizes = np_model_row_sizes(&m, 300), least = np_model_row_sizes(&m, 1);
+  assert_true(np_row_size(&sizes, 1) == 112 && np_row_size(&sizes, 113) == 224 && np_row_size(&sizes, 3599) == 3600);
+  assert_true(np_row_size(&least, 1) == 12 && np_row_size(&least, 12) == 12);
+}
+
 /* ---- recordings ---- */
 
-static bed *recording_bed(int batch, recorder **r) {
+static bed *recording_bed(recorder **r) {
   np_ops *inner;
   ok(np_ops_cpu(NP_F32, 0, &inner));
   *r = recorder_make(inner);
-  return make_on(&(*r)->table, &small, (np_model_options){.batch = batch});
+  return make_on(&(*r)->table, &small, (np_model_options){.step = 2 * BATCH, .prefix = {1, N - 1}});
 }
 
-/* Batches of few shapes: prefixes whose loss tokens round to the same number, other images, bytes or floats, first or
- * added. */
+static bed *plain_bed(void) {
+  np_ops *ops;
+  ok(np_ops_cpu(NP_F32, 0, &ops));
+  return make_on(ops, &small, (np_model_options){.step = 2 * BATCH, .prefix = {1, N - 1}});
+}
+
+/* Whatever prefixes come: overwritten or added, many loss tokens or few. */
 static const part batches[] = {
-    {0, 3, false, true, {2, 1, 1}},   {0, 3, false, true, {2, 2, 3}},  {0, 3, false, true, {3, 5, 1}},
-    {0, 3, false, false, {2, 1, 2}},  {0, 3, false, false, {4, 1, 2}}, {0, 3, false, false, {2, 6, 3}},
-    {0, 1, false, true, {3}},         {1, 1, false, true, {4}},        {2, 1, false, true, {5}},
-    {0, 3, true, true, {2, 3, 4}},    {0, 3, true, true, {2, 1, 1}},   {0, 3, true, true, {4, 1, 2}},
-    {0, 3, false, true, {9, 11, 11}}, {0, 3, false, true, {9, 10, 9}}, {0, 3, false, true, {2, 1, 1}},
+    {0, 3, false, true, {2, 1, 1}},   {0, 3, false, false, {2, 1, 2}}, {0, 3, false, true, {3, 5, 1}},
+    {0, 3, false, false, {2, 6, 3}},  {0, 3, false, true, {1, 1, 1}},  {0, 3, false, true, {9, 11, 11}},
+    {0, 3, false, false, {9, 10, 9}}, {0, 3, false, true, {8, 4, 3}},  {0, 3, false, true, {11, 11, 11}},
 };
 
 static void replays_change_no_bit(void **state) {
   (void)state;
   recorder *r;
-  bed *recorded = recording_bed(BATCH, &r), *plain = make(NP_F32, false, NP_HEAD_L3M);
-  int count = (int)(sizeof batches / sizeof *batches), direct_before = r->direct;
+  bed *recorded = recording_bed(&r), *plain = plain_bed();
+  int count = (int)(sizeof batches / sizeof *batches);
+  ok(np_model_prepare(recorded->model, false));
+  int direct = r->direct, begun = r->begun, allocated = r->allocated;
+  assert_int_equal(begun, np_model_recordings(recorded->model));
+  assert_true(begun > 2 && r->replayed == 0);
   for (int i = 0; i < count; i++) {
     char what[32];
     snprintf(what, sizeof what, "batch %d", i);
@@ -159,27 +240,44 @@ static void replays_change_no_bit(void **state) {
     run_part(plain, &batches[i]);
     compare(recorded, plain, what);
   }
-  assert_int_equal(r->begun, 5);            /* five shapes, each seen twice at least */
-  assert_int_equal(r->replayed, count - 5); /* the first time of each runs as it is */
-  int direct = r->direct - direct_before;
-  run_part(recorded, &batches[0]);
-  assert_int_equal(r->direct - direct_before, direct);
+  assert_int_equal(r->replayed, count);
+  assert_true(r->begun == begun && r->direct == direct && r->allocated == allocated);
   unmake(recorded);
   unmake(plain);
 }
 
-/* Nothing is hidden: a recording that fails is an error that says why, and no half of it is kept. */
+/* Nothing is hidden: a pass that was not prepared is an error that names it. */
+static void another_pass_is_an_error(void **state) {
+  (void)state;
+  recorder *r;
+  bed *b = recording_bed(&r), *unknown = make(NP_F32, false, NP_HEAD_L3M);
+  ok(np_model_prepare(b->model, false));
+  ok(np_model_feed(b->model, 2, NULL, b->images, batches[0].prefix));
+  assert_int_equal(np_model_train(b->model, 17, true), NP_ERR_ARGUMENT);
+  assert_non_null(strstr(np_error_message(), "a pass of 2 images as floats with 24 rows for loss tokens"));
+  assert_non_null(strstr(np_error_message(), "was not prepared"));
+  ok(np_model_prepare(unknown->model, false)); /* a backend without recordings: nothing to do */
+  assert_int_equal(np_model_recordings(unknown->model), 0);
+  assert_int_equal(np_model_train(b->model, 17, true), NP_ERR_ARGUMENT);
+  unmake(b);
+  unmake(unknown);
+}
+
+/* A recording that fails once is made again behind a pass that runs as it is; one that fails twice is an error that
+ * says why. */
 static void a_failed_recording_is_an_error(void **state) {
   (void)state;
   recorder *r;
-  bed *recorded = recording_bed(BATCH, &r), *plain = make(NP_F32, false, NP_HEAD_L3M);
-  run_part(recorded, &batches[0]);
+  bed *recorded = recording_bed(&r), *plain = plain_bed();
   r->fail_at = 9;
-  ok(np_model_feed(recorded->model, BATCH, NULL, recorded->images, batches[0].prefix));
-  assert_int_equal(np_model_train(recorded->model, 17, true), NP_ERR_LIBRARY);
-  assert_non_null(strstr(np_error_message(), "while recording a training step: the double fails as asked"));
-  assert_true(r->begun == 1 && r->forgotten == 1 && r->replayed == 0);
-  r->fail_at = 0;
+  r->failures = 2;
+  assert_int_equal(np_model_prepare(recorded->model, false), NP_ERR_LIBRARY);
+  assert_non_null(strstr(np_error_message(), "while recording a pass of 3 images as floats with 16 rows"));
+  assert_non_null(strstr(np_error_message(), "the double fails as asked"));
+  assert_true(r->begun == 2 && r->forgotten == 2 && np_model_recordings(recorded->model) == 0);
+  r->failures = 1;
+  ok(np_model_prepare(recorded->model, false));
+  assert_int_equal(r->begun, 2 + np_model_recordings(recorded->model) + 1);
   run_part(recorded, &batches[0]);
   run_part(plain, &batches[0]);
   compare(recorded, plain, "after the failure");
@@ -188,44 +286,15 @@ static void a_failed_recording_is_an_error(void **state) {
   unmake(plain);
 }
 
-/* More shapes than recordings are kept: the one used longest ago goes, and comes again. */
-static void the_oldest_recording_makes_room(void **state) {
-  (void)state;
-  enum { MANY = 48 };
-  recorder *r;
-  static float images[MANY * PIXELS];
-  int32_t prefix[MANY];
-  bed *b = recording_bed(MANY, &r);
-  float *first = malloc((size_t)b->total * sizeof *first), *second = malloc((size_t)b->total * sizeof *second);
-  for (int i = 0; i < MANY * PIXELS; i++) images[i] = noise(3u + (uint32_t)i);
-  for (int i = 0; i < MANY; i++) prefix[i] = 1 + i % 5;
-  for (int round = 0; round < 2; round++) { /* 96 shapes lie between the two */
-    for (int time = 0; time < 2; time++) {
-      ok(np_model_feed(b->model, MANY, NULL, images, prefix));
-      ok(np_model_train(b->model, 100, true));
-    }
-    ok(b->ops->download(b->ops, round ? second : first, np_model_gradients(b->model),
-                        (size_t)b->total * sizeof *first));
-    for (int count = 1; count < MANY && round == 0; count++)
-      for (int added = 0; added < 2; added++) {
-        ok(np_model_feed(b->model, count, NULL, images, prefix));
-        ok(np_model_train(b->model, 100, !added));
-      }
-  }
-  assert_true(r->begun == 2 && r->replayed == 2 && r->forgotten == 1);
-  assert_memory_equal(first, second, (size_t)b->total * sizeof *first);
-  free(first);
-  free(second);
-  unmake(b);
-}
-
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(recomputing_changes_no_bit),
       cmocka_unit_test(recomputing_takes_less_memory),
+      cmocka_unit_test(sizes_are_few_and_fine_where_passes_are),
+      cmocka_unit_test(sizes_of_any_pass),
       cmocka_unit_test(replays_change_no_bit),
+      cmocka_unit_test(another_pass_is_an_error),
       cmocka_unit_test(a_failed_recording_is_an_error),
-      cmocka_unit_test(the_oldest_recording_makes_room),
       cmocka_unit_test(a_small_head_changes_no_bit),
       cmocka_unit_test(the_head_has_room_for_the_loss_tokens),
   };

@@ -76,7 +76,8 @@ static void as_torch(void **state) {
     fixture f = open_fixture();
     if (variant == 1) np_optimiser_decay_all(f.optimiser);
     for (int s = 0; s < 5; s++) {
-      fill(s == 0 ? f.weights : NULL, f.grads, s % 2 ? 0.01 : 1.0, s); /* clipped, not clipped, … */
+      fill(s == 0 ? f.weights : NULL, f.grads, s % 2 ? 0.01 : 1.0, s);        /* clipped, not clipped, … */
+      assert_ok(np_optimiser_prepare(f.optimiser, f.weights, f.grads, NULL)); /* changes nothing */
       step(&f, 1e-2 * (s + 1));
       assert_true(f.outcome.applied);
       assert_close(f.outcome.grad_norm, torch_norms[s], 1e-6);

@@ -34,7 +34,8 @@ typedef struct recorder {
   np_ops *inner;
   np_recording *recording;                /* NULL: calls are run */
   int begun, replayed, forgotten, direct; /* what happened; direct: operations run as they came */
-  int fail_at;                            /* the operation that fails while recording; 0: none */
+  int allocated;
+  int fail_at, failures; /* the operation that fails while recording, and in how many recordings it does */
 } recorder;
 
 static inline recorder *recorder_of(np_ops *ops) { return (recorder *)ops; }
@@ -46,7 +47,8 @@ static inline np_status recorder_note(np_ops *ops, call_run run, const void *arg
     return run(r->inner, arguments);
   }
   np_recording *all = r->recording;
-  if (r->fail_at && all->count + 1 == r->fail_at) return np_error(NP_ERR_LIBRARY, "the double fails as asked");
+  if (r->failures && all->count + 1 == r->fail_at)
+    return r->failures--, np_error(NP_ERR_LIBRARY, "the double fails as asked");
   assert_true(size <= sizeof((call *)0)->arguments);
   if (all->count == all->room) {
     all->room = 2 * all->room + 64;
@@ -134,6 +136,7 @@ OP(pixel_loss,
 
 static np_status recorder_alloc(np_ops *ops, size_t bytes, void **out) {
   assert_null(recorder_of(ops)->recording);
+  recorder_of(ops)->allocated++;
   return recorder_of(ops)->inner->alloc(recorder_of(ops)->inner, bytes, out);
 }
 

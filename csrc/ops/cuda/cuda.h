@@ -6,8 +6,8 @@
  *                 (call)              copied event ─────┘    used event: the device slot may be written again
  *
  * so the next batch crosses the bus while this step computes, and the destination keeps one address, which recorded
- * operations need. Everything is taken at open; scratch grows in the first step, and the table of products and what the
- * driver keeps of recordings with each size of pass that comes for the first time. */
+ * operations need. Everything is taken at open, but for scratch, the table of products and what the driver keeps of
+ * recordings: they grow while a model is prepared (np_model_prepare), and not after it. */
 #ifndef NP_OPS_CUDA_CUDA_H
 #define NP_OPS_CUDA_CUDA_H
 

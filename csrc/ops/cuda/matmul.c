@@ -10,7 +10,8 @@
  *   A, transposed   [k, m]     m × k, ld m     op(A)ᵀ k × m   transposed
  *   C               [m, n]     n × m, ld n
  *
- * The heuristic's first algorithm is asked for once a shape and kept, so that a shape always gives the same bits.
+ * The heuristic's first algorithm is asked for once a shape and kept, so that a shape always gives the same bits. That
+ * is the host's work alone, and may be done while a recording is made.
  * Algorithms that split k are welcome when the parts are summed in a step of their own, in float32; those that add them
  * up in the output as they come are not. */
 #include "ops/cuda/cuda.h"
@@ -213,7 +214,6 @@ static np_status find(np_cuda_core *core, const key *wanted, const void *bias, p
   product **bucket = &state->bucket[hash(wanted)], *p = NULL;
   for (*out = *bucket; *out; *out = (*out)->next)
     if (!memcmp(&(*out)->key, wanted, sizeof *wanted)) return NP_OK;
-  NP_TRY(np_cuda_not_recording(core, "a matrix product whose shape did not run before"));
   p = calloc(1, sizeof *p);
   if (!p) return np_error(NP_ERR_MEMORY, "not enough memory for a matrix product's plan");
   p->key = *wanted;

@@ -79,7 +79,7 @@ out:
 np_status np_cuda_scratch(np_cuda_core *core, size_t bytes, void **out) {
   np_status st = NP_OK;
   if (bytes > core->scratch_bytes) {
-    NP_TRY(np_cuda_not_recording(core, "an operation whose shape did not run before"));
+    NP_TRY(np_cuda_not_recording(core, "an operation that takes more scratch memory than any before it"));
     NP_TRY(retire(core));
     NP_TRY(np_cuda_take(core, bytes, &core->scratch));
     core->scratch_bytes = bytes;

@@ -17,7 +17,7 @@ np_status np_cuda_record_begin(np_ops *ops) {
   np_cuda_core *core = np_cuda_enter(ops);
   np_status st;
   NP_TRY(np_cuda_not_recording(core, "a recording"));
-  NP_CUDA_TRY(cudaStreamBeginCapture(core->gpu.stream, cudaStreamCaptureModeThreadLocal));
+  NP_CUDA_TRY(cudaStreamBeginCapture(core->gpu.stream, cudaStreamCaptureModeRelaxed)); /* it may load kernels */
   core->recording = true;
   core->record_broken = false;
 out:
@@ -43,10 +43,13 @@ np_status np_cuda_record_end(np_ops *ops, np_recording **out) {
     goto out;
   }
   NP_CUDA_TRY(cudaGraphInstantiate(&recording->graph, graph, 0));
+  /* What a replay needs is taken now, and not by the first one. */
+  NP_CUDA_TRY(cudaGraphUpload(recording->graph, core->gpu.stream));
   core->recordings++;
   *out = recording;
   recording = NULL;
 out:
+  if (recording && recording->graph) (void)cudaGraphExecDestroy(recording->graph);
   free(recording);
   if (graph) (void)cudaGraphDestroy(graph);
   return st;

@@ -7,11 +7,16 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <unordered_map>
 
 namespace {
 
 enum : size_t { GPU_MEMORY = static_cast<size_t>(64) << 30, SHARED_LIMIT = 227 * 1024 };
 enum { VERSION = 13000 };
+enum : size_t { RECORDING = 64 << 10 }; /* bytes of device memory that the driver keeps for one */
+
+size_t taken; /* of GPU_MEMORY */
+std::unordered_map<void *, size_t> sizes;
 
 cudaError_t queue(simt::work what) {
   if (simt::submit(std::move(what)) == NP_OK) return cudaSuccess;
@@ -76,13 +81,17 @@ const char *cudaGetErrorString(cudaError_t code) {
 
 /* Full of NaN, as device memory may be. */
 cudaError_t cudaMalloc(void **out, size_t bytes) {
-  *out = bytes < GPU_MEMORY ? aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr;
+  *out = bytes < GPU_MEMORY - taken ? aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr;
   if (*out == nullptr) return cudaErrorMemoryAllocation;
   memset(*out, 0xff, bytes);
+  taken += sizes[*out] = bytes;
   return cudaSuccess;
 }
 
-cudaError_t cudaFree(void *memory) { return free(memory), cudaSuccess; }
+cudaError_t cudaFree(void *memory) {
+  if (memory != nullptr) taken -= sizes.at(memory), sizes.erase(memory);
+  return free(memory), cudaSuccess;
+}
 
 cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned) {
   *out = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
@@ -90,7 +99,9 @@ cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned) {
 }
 
 cudaError_t cudaFreeHost(void *memory) { return free(memory), cudaSuccess; }
-cudaError_t cudaMemGetInfo(size_t *room, size_t *whole) { return *room = *whole = GPU_MEMORY, cudaSuccess; }
+cudaError_t cudaMemGetInfo(size_t *room, size_t *whole) {
+  return *whole = GPU_MEMORY, *room = GPU_MEMORY - taken, cudaSuccess;
+}
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
   return queue([=] { return memmove(to, from, bytes), NP_OK; });
@@ -141,7 +152,11 @@ cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *out) {
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long) {
+  taken += RECORDING;
   return *out = new CUgraphExec_st{graph->work}, cudaSuccess;
+}
+cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) {
+  return simt::recording == nullptr ? cudaSuccess : cudaErrorInvalidValue;
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   delete graph;
@@ -153,6 +168,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  taken -= RECORDING;
   delete graph;
   return cudaSuccess;
 }
