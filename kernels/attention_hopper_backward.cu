@@ -19,6 +19,12 @@
  * a GPU's second-level cache holds): the same thread writes and reads it, in the order of the pairs.
  * With d = 64 dQ has but 64 columns: the groups take turns, one does the even query tiles, the other the odd ones.
  *
+ * Within a group the next query tile's S is under way while this one's dQ is passed on, dP during the exponentials and
+ * dV during dS; dK runs while the other group's dS is waited for:
+ *
+ *      tensor cores   S0   dP0 ···   dV0 ····   dK0 ·········  dQ0   S1 ········   dP1 ···   dV1
+ *      other units         P0 = exp  dS0, written, exchanged         dQ0 passed    P1 = exp  dS1 …
+ *
  * Threads: a producer (one thread of the first warpgroup) brings tiles by TMA, ahead of their use and across heads; two
  * more warps of that group make dsum and lse·log2(e) of a query tile; then the two warpgroups above.
  *
@@ -36,10 +42,7 @@ enum {
   THREADS = (1 + CONSUMERS) * NP_GROUP,
   SLOTS = 2,
   WARPS = NP_GROUP / NP_WARP, /* of a consumer */
-  STATISTICIANS = NP_TILE_ROWS,
-  TOGETHER = CONSUMERS * NP_GROUP,
-  READ = 1, /* named barriers of the consumers: dS has been read, … */
-  WRITTEN = 2
+  STATISTICIANS = NP_TILE_ROWS
 };
 
 typedef struct backward_task {
@@ -57,8 +60,8 @@ template <int width> struct backward_memory {
   static constexpr int DS = O + TILE, STATISTICS = DS + CONSUMERS * NP_PANEL_BYTES;
   static constexpr int BARRIERS = STATISTICS + SLOTS * 2 * NP_TILE_ROWS * 4;
   static constexpr int PAIR_FULL = 0, PAIR_EMPTY = 2, QUERY_FULL = 4, QUERY_EMPTY = 6, STATISTICS_FULL = 8, O_FULL = 10,
-                       O_EMPTY = 11;
-  static constexpr int COUNT = 12, BYTES = BARRIERS + COUNT * 8;
+                       O_EMPTY = 11, DS_FULL = 12, DS_EMPTY = 13;
+  static constexpr int COUNT = 14, BYTES = BARRIERS + COUNT * 8;
   np_shared<np_bf16> k = np_shared_at<np_bf16>(K), v = np_shared_at<np_bf16>(V); /* [SLOTS][2 tiles] */
   np_shared<np_bf16> q = np_shared_at<np_bf16>(Q), dout = np_shared_at<np_bf16>(DO), out = np_shared_at<np_bf16>(O);
   np_shared<np_bf16> ds = np_shared_at<np_bf16>(DS);             /* [2 tiles] rows keys, columns queries */
@@ -67,22 +70,25 @@ template <int width> struct backward_memory {
 };
 
 typedef struct backward_item {
-  int image, head, tiles, pairs; /* query tiles, pairs of key tiles */
+  int number;
   np_attention_map map;
 } backward_item;
 
 #ifdef NP_HOPPER_CODE
 
+/* Query tiles, and pairs of key tiles. */
+NP_DEVICE int tiles_of(const backward_task *task) { return (task->tokens + NP_TILE_ROWS - 1) / NP_TILE_ROWS; }
+NP_DEVICE int pairs_of(const backward_task *task) { return (tiles_of(task) + 1) / 2; }
+
 NP_DEVICE backward_item item_of(const backward_task *task, int item) {
   int image = item / task->heads, prefix = task->prefix ? task->prefix[image] : task->tokens;
-  int tiles = (task->tokens + NP_TILE_ROWS - 1) / NP_TILE_ROWS;
-  return {image, item % task->heads, tiles, (tiles + 1) / 2, {task->tokens, prefix, NP_TILE_ROWS, NP_TILE_ROWS}};
+  return {item, {task->tokens, prefix, NP_TILE_ROWS, NP_TILE_ROWS}};
 }
 
 /* The first query tile that sees something of key tile u; the number of tiles when there is no such key. */
-NP_DEVICE int first_tile(const backward_item *it, int u) {
+NP_DEVICE int first_tile(const backward_task *task, const backward_item *it, int u) {
   int key = u * NP_TILE_ROWS;
-  return key < it->map.tokens ? np_attention_first_query(&it->map, key) / NP_TILE_ROWS : it->tiles;
+  return key < it->map.tokens ? np_attention_first_query(&it->map, key) / NP_TILE_ROWS : tiles_of(task);
 }
 
 /* ---- the producer's warpgroup ---- */
@@ -98,26 +104,27 @@ NP_DEVICE void produce(const np_tensor_map *qkv, const np_tensor_map *out, const
     int number = np_round_item(r);
     if (number >= task->items) break;
     backward_item it = item_of(task, number);
-    for (int pair = 0; pair < it.pairs; pair++, pairs++) {
-      int slot = np_ring_slot<SLOTS>(pairs), tiles = 2 * pair + 1 < it.tiles ? 2 : 1;
+    int image = number / task->heads, head = number % task->heads;
+    for (int pair = 0; pair < pairs_of(task); pair++, pairs++) {
+      int slot = np_ring_slot<SLOTS>(pairs), tiles = 2 * pair + 1 < tiles_of(task) ? 2 : 1;
       np_shared<uint64_t> full = m.barriers + (memory::PAIR_FULL + slot);
       np_barrier_wait(m.barriers + (memory::PAIR_EMPTY + slot), 1 - np_ring_parity<SLOTS>(pairs));
       np_barrier_expect(full, 2 * tiles * memory::TILE);
       for (int u = 0; u < tiles; u++) {
         int at = slot * memory::PAIR + u * memory::ELEMENTS, key = (2 * pair + u) * NP_TILE_ROWS;
-        np_tile_load<width>(m.k + at, qkv, task->heads + it.head, key, it.image, full);
-        np_tile_load<width>(m.v + at, qkv, 2 * task->heads + it.head, key, it.image, full);
+        np_tile_load<width>(m.k + at, qkv, task->heads + head, key, image, full);
+        np_tile_load<width>(m.v + at, qkv, 2 * task->heads + head, key, image, full);
       }
-      for (int t = first_tile(&it, 2 * pair); t < it.tiles; t++, queries++) {
+      for (int t = first_tile(task, &it, 2 * pair); t < tiles_of(task); t++, queries++) {
         int place = np_ring_slot<SLOTS>(queries), at = place * memory::ELEMENTS, query = t * NP_TILE_ROWS;
         full = m.barriers + (memory::QUERY_FULL + place);
         np_barrier_wait(m.barriers + (memory::QUERY_EMPTY + place), 1 - np_ring_parity<SLOTS>(queries));
         np_barrier_expect(full, 2 * memory::TILE);
-        np_tile_load<width>(m.q + at, qkv, it.head, query, it.image, full);
-        np_tile_load<width>(m.dout + at, dout, it.head, query, it.image, full);
+        np_tile_load<width>(m.q + at, qkv, head, query, image, full);
+        np_tile_load<width>(m.dout + at, dout, head, query, image, full);
         np_barrier_wait(m.barriers + memory::O_EMPTY, (queries + 1) % 2);
         np_barrier_expect(m.barriers + memory::O_FULL, memory::TILE);
-        np_tile_load<width>(m.out, out, it.head, query, it.image, m.barriers + memory::O_FULL);
+        np_tile_load<width>(m.out, out, head, query, image, m.barriers + memory::O_FULL);
       }
     }
   }
@@ -143,8 +150,8 @@ template <int width> NP_DEVICE void make_statistics(const backward_task *task, i
     int number = np_round_item(r);
     if (number >= task->items) break;
     backward_item it = item_of(task, number);
-    for (int pair = 0; pair < it.pairs; pair++)
-      for (int t = first_tile(&it, 2 * pair); t < it.tiles; t++, queries++) {
+    for (int pair = 0; pair < pairs_of(task); pair++)
+      for (int t = first_tile(task, &it, 2 * pair); t < tiles_of(task); t++, queries++) {
         int place = np_ring_slot<SLOTS>(queries), i = t * NP_TILE_ROWS + row;
         float lse = INFINITY, sum = 0.0f;
         if (i < task->tokens) lse = task->lse[static_cast<int64_t>(number) * task->tokens + i] * NP_LOG2_E;
@@ -169,6 +176,7 @@ template <int width> NP_DEVICE void make_statistics(const backward_task *task, i
 template <int width>
 NP_DEVICE void issue_pairs(float (&d)[32], np_shared<const np_bf16> a, np_shared<const np_bf16> b) {
   uint64_t left = np_matrix(a), right = np_matrix(b);
+  np_wgmma_fence();
 #pragma unroll
   for (int i = 0; i < width / 16; i++)
     np_wgmma<false, false>(d, np_matrix_at(left, np_along_row(i)), np_matrix_at(right, np_along_row(i)), i > 0);
@@ -185,15 +193,26 @@ template <int n> NP_DEVICE void issue_sums(float (&d)[n], uint32_t (&a)[4][4], n
   np_wgmma_commit();
 }
 
-/* d (+)= dS·K of one key tile, 64 columns. */
-NP_DEVICE void issue_dq(float (&d)[32], np_shared<const np_bf16> ds, np_shared<const np_bf16> k, bool accumulate) {
-  uint64_t left = np_matrix(ds), right = np_matrix(k);
+/* Whether warpgroup w makes dQ of query tile t: with 128 columns both do, half of them each. */
+template <int width> NP_DEVICE bool on_duty(int t, int w) { return width > NP_PANEL_WIDTH || t % 2 == w; }
+
+/* dq = dS·K of one key tile or both, warpgroup w's 64 columns. */
+template <int width> NP_DEVICE void issue_dq(float (&dq)[32], np_shared<const np_bf16> k, int w, bool both) {
+  backward_memory<width> m;
+  uint64_t left = np_matrix(m.ds), right = np_matrix(k + (width > NP_PANEL_WIDTH ? w * (NP_PANEL_BYTES / 2) : 0));
   np_wgmma_fence();
 #pragma unroll
   for (int i = 0; i < 4; i++)
-    np_wgmma<true, true>(d, np_matrix_at(left, np_down_rows(i)), np_matrix_at(right, np_down_rows(i)),
-                         i > 0 || accumulate);
+    np_wgmma<true, true>(dq, np_matrix_at(left, np_down_rows(i)), np_matrix_at(right, np_down_rows(i)), i > 0);
   np_wgmma_commit();
+  if (both) {
+    np_wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      np_wgmma<true, true>(dq, np_matrix_at(left, NP_PANEL_BYTES + np_down_rows(i)),
+                           np_matrix_at(right, backward_memory<width>::TILE + np_down_rows(i)), true);
+    np_wgmma_commit();
+  }
 }
 
 /* Transposed scores of key tile u and query tile t become probabilities; pairs that are hidden, or of keys beyond the
@@ -243,20 +262,21 @@ NP_DEVICE void write_ds(np_shared<np_bf16> ds, const uint32_t (&a)[4][4]) {
 /* Where a lane's rows g and g+8 of 64 tokens from `token` on start in dqkv. */
 template <int width>
 NP_DEVICE void rows_of(const backward_task *task, const backward_item *it, int which, int token, np_bf16 *(&row)[2]) {
+  int number = np_here(it->number), image = number / task->heads, head = number % task->heads;
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     int i = token + np_warp() % WARPS * 16 + np_lane() / 4 + 8 * r;
-    int64_t at = (static_cast<int64_t>(it->image) * task->tokens + i) * 3 + which;
-    row[r] = i < task->tokens ? task->dqkv + (at * task->heads + it->head) * width : nullptr;
+    int64_t at = (static_cast<int64_t>(image) * task->tokens + i) * 3 + which;
+    row[r] = i < task->tokens ? task->dqkv + (at * task->heads + head) * width : nullptr;
   }
 }
 
-/* dQ of a query tile, 64 columns of it, from the pairs so far: to the next pair, or out. earlier: there were some. */
+/* dQ of query tile t, 64 columns of it, from the pairs so far: to the next pair, or out. */
 template <int width>
-NP_DEVICE void pass_dq(const backward_task *task, const backward_item *it, int t, int w, float (&dq)[32], bool earlier,
-                       bool last) {
+NP_DEVICE void pass_dq(const backward_task *task, const backward_item *it, int pair, int t, int w, float (&dq)[32]) {
+  bool earlier = pair > 0, last = np_attention_key_tiles(&it->map, t) <= 2 * pair + 2;
   int column = width == NP_PANEL_WIDTH ? 0 : w * NP_PANEL_WIDTH;
-  int64_t tile = static_cast<int64_t>(blockIdx.x) * it->tiles + t;
+  int64_t tile = static_cast<int64_t>(blockIdx.x) * tiles_of(task) + t;
   float4 *own = reinterpret_cast<float4 *>(task->carried + tile * NP_TILE_ROWS * width + column * NP_TILE_ROWS) +
                 threadIdx.x % NP_GROUP;
   if (earlier) {
@@ -283,39 +303,80 @@ NP_DEVICE void pass_dq(const backward_task *task, const backward_item *it, int t
   np_rows_store(dq, {scale, scale}, row);
 }
 
+/* Ends use n of the queries' ring: its products are waited for, then the next use's scores are under way. Where the
+ * pair has no next (!ahead), scores of nothing are: ptxas bears no condition around them. */
+template <int width>
+NP_DEVICE void go_on(float (&s)[32], float (&dk)[width / 2], float (&dv)[width / 2], np_shared<const np_bf16> k, int n,
+                     bool ahead) {
+  typedef backward_memory<width> memory;
+  memory m;
+  int next = n + ahead;
+  np_barrier_wait(m.barriers + (memory::QUERY_FULL + np_ring_slot<SLOTS>(next)), np_ring_parity<SLOTS>(next));
+  np_wgmma_wait<0>();
+  np_wgmma_hold(dk);
+  np_wgmma_hold(dv);
+  np_wgmma_forget(s);
+  issue_pairs<width>(s, k, ahead ? m.q + np_ring_slot<SLOTS>(next) * memory::ELEMENTS : k);
+  np_barrier_release(m.barriers + memory::DS_EMPTY);
+  np_barrier_release(m.barriers + (memory::QUERY_EMPTY + np_ring_slot<SLOTS>(n)));
+}
+
+/* Use n of the queries' ring, tile t, by the warpgroup of keys that are hidden from it: columns of dQ, no more. */
+template <int width>
+NP_DEVICE void help(const backward_task *task, const backward_item *it, np_shared<const np_bf16> k, int pair, int t,
+                    int w, int n) {
+  typedef backward_memory<width> memory;
+  memory m;
+  np_barrier_wait(m.barriers + (memory::QUERY_FULL + np_ring_slot<SLOTS>(n)), np_ring_parity<SLOTS>(n));
+  np_barrier_release(m.barriers + (memory::QUERY_EMPTY + np_ring_slot<SLOTS>(n)));
+  np_barrier_wait(m.barriers + memory::DS_EMPTY, (n + 1) % 2);
+  np_barrier_release(m.barriers + memory::DS_FULL);
+  np_barrier_wait(m.barriers + memory::DS_FULL, n % 2);
+  if (on_duty<width>(t, w)) {
+    float dq[32];
+    issue_dq<width>(dq, k, w, false);
+    np_wgmma_wait<0>();
+    np_wgmma_hold(dq);
+    np_barrier_release(m.barriers + memory::DS_EMPTY);
+    pass_dq<width>(task, it, pair, t, w, dq);
+  } else {
+    np_barrier_release(m.barriers + memory::DS_EMPTY);
+  }
+}
+
 /* Warpgroup 1 + w. */
 template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
   typedef backward_memory<width> memory;
   memory m;
   constexpr float scale = np_score_scale<width>, scale2 = scale * NP_LOG2_E;
-  int pairs = 0, queries = 0;
+  int pairs = 0, n = 0; /* uses of the rings */
   for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
     int number = np_round_item(round);
     if (number >= task->items) break;
     backward_item it = item_of(task, number);
-    for (int pair = 0; pair < it.pairs; pair++, pairs++) {
-      int slot = np_ring_slot<SLOTS>(pairs), u = 2 * pair + w, own = first_tile(&it, u);
-      np_shared<const np_bf16> k = m.k + slot * memory::PAIR, v = m.v + slot * memory::PAIR;
+    for (int pair = 0; pair < pairs_of(task); pair++, pairs++) {
+      int slot = np_ring_slot<SLOTS>(pairs), u = 2 * pair + w, t = first_tile(task, &it, 2 * pair);
+      np_shared<const np_bf16> k = m.k + slot * memory::PAIR, v = m.v + slot * memory::PAIR + w * memory::ELEMENTS;
       float dk[width / 2], dv[width / 2];
+      np_barrier_wait(m.barriers + (memory::PAIR_FULL + slot), np_ring_parity<SLOTS>(pairs));
+      for (int own = first_tile(task, &it, u); t < own; t++, n++) help<width>(task, &it, k, pair, t, w, n);
 #pragma unroll
       for (int i = 0; i < width / 2; i++) dk[i] = dv[i] = 0.0f;
-      np_barrier_wait(m.barriers + (memory::PAIR_FULL + slot), np_ring_parity<SLOTS>(pairs));
 
-      for (int t = first_tile(&it, 2 * pair); t < it.tiles; t++, queries++) {
-        int place = np_ring_slot<SLOTS>(queries), sees = np_attention_key_tiles(&it.map, t) - 2 * pair;
-        np_shared<const np_bf16> q = m.q + place * memory::ELEMENTS, dout = m.dout + place * memory::ELEMENTS;
-        np_shared<const float> statistics = m.statistics + place * 2 * NP_TILE_ROWS;
-        float dq[32];
-        uint32_t p[4][4], ds[4][4]; /* here, for products read them until the wait below */
-        np_barrier_wait(m.barriers + (memory::QUERY_FULL + place), np_ring_parity<SLOTS>(queries));
-        if (t >= own) {
-          float s[32], dp[32];
-          np_wgmma_fence();
-          issue_pairs<width>(s, k + w * memory::ELEMENTS, q);
-          issue_pairs<width>(dp, v + w * memory::ELEMENTS, dout);
-          np_barrier_wait(m.barriers + (memory::STATISTICS_FULL + place), np_ring_parity<SLOTS>(queries));
-          np_wgmma_wait<1>();
-          np_wgmma_hold(s);
+      if (t < tiles_of(task)) {
+        float s[32];
+        np_barrier_wait(m.barriers + (memory::QUERY_FULL + np_ring_slot<SLOTS>(n)), np_ring_parity<SLOTS>(n));
+        issue_pairs<width>(s, k + w * memory::ELEMENTS, m.q + np_ring_slot<SLOTS>(n) * memory::ELEMENTS);
+        np_wgmma_wait<0>();
+        np_wgmma_hold(s);
+        for (bool ahead = true; ahead; t++, n++) {
+          int place = np_ring_slot<SLOTS>(n);
+          np_shared<const np_bf16> q = m.q + place * memory::ELEMENTS, dout = m.dout + place * memory::ELEMENTS;
+          np_shared<const float> statistics = m.statistics + place * 2 * NP_TILE_ROWS;
+          float dp[32];
+          uint32_t p[4][4], ds[4][4]; /* here, for products read them until go_on */
+          issue_pairs<width>(dp, v, dout);
+          np_barrier_wait(m.barriers + (memory::STATISTICS_FULL + place), np_ring_parity<SLOTS>(n));
           probabilities(s, statistics, scale2, &it.map, t, u);
           np_sums_to_a(s, p);
           issue_sums(dv, p, dout);
@@ -323,28 +384,24 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
           np_wgmma_hold(dp);
           score_gradients(s, dp, statistics);
           np_sums_to_a(s, ds);
-          np_named_sync(READ, TOGETHER);
+          np_barrier_wait(m.barriers + memory::DS_EMPTY, (n + 1) % 2);
           write_ds(m.ds + w * (NP_PANEL_BYTES / 2), ds);
           np_async_fence();
-          np_named_sync(WRITTEN, TOGETHER);
+          np_barrier_release(m.barriers + memory::DS_FULL);
           issue_sums(dk, ds, q);
-        } else {
-          np_named_sync(READ, TOGETHER);
-          np_named_sync(WRITTEN, TOGETHER);
-        }
-        bool duty = width > NP_PANEL_WIDTH || t % 2 == w;
-        if (duty) {
-          np_shared<const np_bf16> columns = k + (width > NP_PANEL_WIDTH ? w * (NP_PANEL_BYTES / 2) : 0);
-          issue_dq(dq, m.ds, columns, false);
-          if (sees > 1) issue_dq(dq, m.ds + NP_PANEL_BYTES / 2, columns + memory::ELEMENTS, true);
-        }
-        np_wgmma_wait<0>();
-        np_wgmma_hold(dk);
-        np_wgmma_hold(dv);
-        np_barrier_release(m.barriers + (memory::QUERY_EMPTY + place));
-        if (duty) {
-          np_wgmma_hold(dq);
-          pass_dq<width>(task, &it, t, w, dq, pair > 0, sees <= 2);
+          np_barrier_wait(m.barriers + memory::DS_FULL, n % 2);
+          ahead = t + 1 < tiles_of(task);
+          if (on_duty<width>(t, w)) {
+            float dq[32];
+            issue_dq<width>(dq, k, w, np_attention_key_tiles(&it.map, t) - 2 * pair > 1);
+            go_on<width>(s, dk, dv, k + w * memory::ELEMENTS, n, ahead);
+            np_wgmma_hold(dq);
+            pass_dq<width>(task, &it, pair, t, w, dq);
+          } else {
+            go_on<width>(s, dk, dv, k + w * memory::ELEMENTS, n, ahead);
+          }
+          np_wgmma_wait<0>();
+          np_wgmma_hold(s);
         }
       }
       np_barrier_release(m.barriers + (memory::PAIR_EMPTY + slot));
@@ -366,9 +423,9 @@ hopper_backward(NP_MAP qkv, NP_MAP out, NP_MAP dout, const backward_task task) {
   typedef backward_memory<width> memory;
   memory m;
   if (threadIdx.x == 0) {
-    static_assert(memory::COUNT == 12, "arrivals below");
-    const int arrivals[memory::COUNT] = {
-        1, 1, CONSUMERS * WARPS, CONSUMERS * WARPS, 1, 1, CONSUMERS * WARPS, CONSUMERS * WARPS, 2, 2, 1, 2};
+    constexpr int all = CONSUMERS * WARPS;
+    static_assert(memory::COUNT == 14, "arrivals below");
+    const int arrivals[memory::COUNT] = {1, 1, all, all, 1, 1, all, all, 2, 2, 1, 2, all, all};
     for (int i = 0; i < memory::COUNT; i++) np_barrier_init(m.barriers + i, arrivals[i]);
     np_barrier_init_done();
   }
