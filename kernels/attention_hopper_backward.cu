@@ -271,23 +271,37 @@ NP_DEVICE void rows_of(const backward_task *task, const backward_item *it, int w
   }
 }
 
-/* dQ of query tile t, 64 columns of it, from the pairs so far: to the next pair, or out. */
-template <int width>
-NP_DEVICE void pass_dq(const backward_task *task, const backward_item *it, int pair, int t, int w, float (&dq)[32]) {
-  bool earlier = pair > 0, last = np_attention_key_tiles(&it->map, t) <= 2 * pair + 2;
+/* Where this thread's part of dQ of query tile t, 64 columns of it, is carried. */
+template <int width> NP_DEVICE float4 *carried_dq(const backward_task *task, int t, int w) {
   int column = width == NP_PANEL_WIDTH ? 0 : w * NP_PANEL_WIDTH;
   int64_t tile = static_cast<int64_t>(blockIdx.x) * tiles_of(task) + t;
-  float4 *own = reinterpret_cast<float4 *>(task->carried + tile * NP_TILE_ROWS * width + column * NP_TILE_ROWS) +
-                threadIdx.x % NP_GROUP;
-  if (earlier) {
+  return reinterpret_cast<float4 *>(task->carried + tile * NP_TILE_ROWS * width + column * NP_TILE_ROWS) +
+         threadIdx.x % NP_GROUP;
+}
+
+/* dQ from earlier pairs, if there are any: asked for long before it is added. */
+template <int width> NP_DEVICE void fetch_dq(const backward_task *task, int pair, int t, int w, float4 (&before)[8]) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-      float4 before = own[i * NP_GROUP];
-      dq[4 * i] += before.x;
-      dq[4 * i + 1] += before.y;
-      dq[4 * i + 2] += before.z;
-      dq[4 * i + 3] += before.w;
-    }
+  for (int i = 0; i < 8; i++) before[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  if (pair == 0) return;
+  const float4 *from = carried_dq<width>(task, t, w);
+#pragma unroll
+  for (int i = 0; i < 8; i++) before[i] = from[i * NP_GROUP];
+}
+
+/* dQ of query tile t, from the pairs so far: to the next pair, or out. */
+template <int width>
+NP_DEVICE void pass_dq(const backward_task *task, const backward_item *it, int pair, int t, int w, float (&dq)[32],
+                       const float4 (&before)[8]) {
+  bool last = np_attention_key_tiles(&it->map, t) <= 2 * pair + 2;
+  int column = width == NP_PANEL_WIDTH ? 0 : w * NP_PANEL_WIDTH;
+  float4 *own = carried_dq<width>(task, t, w);
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    dq[4 * i] += before[i].x;
+    dq[4 * i + 1] += before[i].y;
+    dq[4 * i + 2] += before[i].z;
+    dq[4 * i + 3] += before[i].w;
   }
   if (!last) {
 #pragma unroll
@@ -334,11 +348,13 @@ NP_DEVICE void help(const backward_task *task, const backward_item *it, np_share
   np_barrier_wait(m.barriers + memory::DS_FULL, n % 2);
   if (on_duty<width>(t, w)) {
     float dq[32];
+    float4 before[8];
+    fetch_dq<width>(task, pair, t, w, before);
     issue_dq<width>(dq, k, w, false);
     np_wgmma_wait<0>();
     np_wgmma_hold(dq);
     np_barrier_release(m.barriers + memory::DS_EMPTY);
-    pass_dq<width>(task, it, pair, t, w, dq);
+    pass_dq<width>(task, it, pair, t, w, dq, before);
   } else {
     np_barrier_release(m.barriers + memory::DS_EMPTY);
   }
@@ -389,6 +405,10 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
           np_async_fence();
           np_barrier_release(m.barriers + memory::DS_FULL);
           issue_sums(dk, ds, q);
+          np_wgmma_wait<1>();
+          np_wgmma_hold(dv);
+          float4 before[8];
+          if (on_duty<width>(t, w)) fetch_dq<width>(task, pair, t, w, before);
           np_barrier_wait(m.barriers + memory::DS_FULL, n % 2);
           ahead = t + 1 < tiles_of(task);
           if (on_duty<width>(t, w)) {
@@ -396,7 +416,7 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
             issue_dq<width>(dq, k, w, np_attention_key_tiles(&it.map, t) - 2 * pair > 1);
             go_on<width>(s, dk, dv, k + w * memory::ELEMENTS, n, ahead);
             np_wgmma_hold(dq);
-            pass_dq<width>(task, &it, pair, t, w, dq);
+            pass_dq<width>(task, &it, pair, t, w, dq, before);
           } else {
             go_on<width>(s, dk, dv, k + w * memory::ELEMENTS, n, ahead);
           }
