@@ -60,8 +60,8 @@ template <int width> struct backward_memory {
   static constexpr int DS = O + TILE, STATISTICS = DS + CONSUMERS * NP_PANEL_BYTES;
   static constexpr int BARRIERS = STATISTICS + SLOTS * 2 * NP_TILE_ROWS * 4;
   static constexpr int PAIR_FULL = 0, PAIR_EMPTY = 2, QUERY_FULL = 4, QUERY_EMPTY = 6, STATISTICS_FULL = 8, O_FULL = 10,
-                       O_EMPTY = 11, DS_FULL = 12, DS_EMPTY = 13;
-  static constexpr int COUNT = 14, BYTES = BARRIERS + COUNT * 8;
+                       O_EMPTY = 11, DS_FULL = 12, DS_EMPTY = 13, DO_FULL = 14, DO_EMPTY = 16;
+  static constexpr int COUNT = 18, BYTES = BARRIERS + COUNT * 8;
   np_shared<np_bf16> k = np_shared_at<np_bf16>(K), v = np_shared_at<np_bf16>(V); /* [SLOTS][2 tiles] */
   np_shared<np_bf16> q = np_shared_at<np_bf16>(Q), dout = np_shared_at<np_bf16>(DO), out = np_shared_at<np_bf16>(O);
   np_shared<np_bf16> ds = np_shared_at<np_bf16>(DS);             /* [2 tiles] rows keys, columns queries */
@@ -93,7 +93,8 @@ NP_DEVICE int first_tile(const backward_task *task, const backward_item *it, int
 
 /* ---- the producer's warpgroup ---- */
 
-/* One thread. pairs, queries: how many have been used. */
+/* One thread. pairs, queries: how many have been used. Of a query tile dO comes first: its place is free first, and
+ * dsum is made of it before anybody needs the rest. */
 template <int width>
 NP_DEVICE void produce(const np_tensor_map *qkv, const np_tensor_map *out, const np_tensor_map *dout,
                        const backward_task *task) {
@@ -115,16 +116,21 @@ NP_DEVICE void produce(const np_tensor_map *qkv, const np_tensor_map *out, const
         np_tile_load<width>(m.k + at, qkv, task->heads + head, key, image, full);
         np_tile_load<width>(m.v + at, qkv, 2 * task->heads + head, key, image, full);
       }
+#pragma unroll 1 /* or registers run out */
       for (int t = first_tile(task, &it, 2 * pair); t < tiles_of(task); t++, queries++) {
         int place = np_ring_slot<SLOTS>(queries), at = place * memory::ELEMENTS, query = t * NP_TILE_ROWS;
-        full = m.barriers + (memory::QUERY_FULL + place);
-        np_barrier_wait(m.barriers + (memory::QUERY_EMPTY + place), 1 - np_ring_parity<SLOTS>(queries));
-        np_barrier_expect(full, 2 * memory::TILE);
-        np_tile_load<width>(m.q + at, qkv, head, query, image, full);
+        int free = 1 - np_ring_parity<SLOTS>(queries);
+        full = m.barriers + (memory::DO_FULL + place);
+        np_barrier_wait(m.barriers + (memory::DO_EMPTY + place), free);
+        np_barrier_expect(full, memory::TILE);
         np_tile_load<width>(m.dout + at, dout, head, query, image, full);
         np_barrier_wait(m.barriers + memory::O_EMPTY, (queries + 1) % 2);
         np_barrier_expect(m.barriers + memory::O_FULL, memory::TILE);
         np_tile_load<width>(m.out, out, head, query, image, m.barriers + memory::O_FULL);
+        full = m.barriers + (memory::QUERY_FULL + place);
+        np_barrier_wait(m.barriers + (memory::QUERY_EMPTY + place), free);
+        np_barrier_expect(full, memory::TILE);
+        np_tile_load<width>(m.q + at, qkv, head, query, image, full);
       }
     }
   }
@@ -153,18 +159,19 @@ template <int width> NP_DEVICE void make_statistics(const backward_task *task, i
     for (int pair = 0; pair < pairs_of(task); pair++)
       for (int t = first_tile(task, &it, 2 * pair); t < tiles_of(task); t++, queries++) {
         int place = np_ring_slot<SLOTS>(queries), i = t * NP_TILE_ROWS + row;
-        float lse = INFINITY, sum = 0.0f;
+        float lse = INFINITY, sum[2] = {0.0f, 0.0f};
         if (i < task->tokens) lse = task->lse[static_cast<int64_t>(number) * task->tokens + i] * NP_LOG2_E;
         np_shared<const uint4> dout = np_shared_as<const uint4>(m.dout + place * memory::ELEMENTS);
         np_shared<const uint4> out = np_shared_as<const uint4>(m.out);
-        np_barrier_wait(m.barriers + (memory::QUERY_FULL + place), np_ring_parity<SLOTS>(queries));
+        np_barrier_wait(m.barriers + (memory::DO_FULL + place), np_ring_parity<SLOTS>(queries));
         np_barrier_wait(m.barriers + memory::O_FULL, queries % 2);
 #pragma unroll 2
-        for (int c = 0; c < width / 8; c++) sum = dot(dout[np_chunk(row, c) / 8], out[np_chunk(row, c) / 8], sum);
+        for (int c = 0; c < width / 8; c++)
+          sum[c % 2] = dot(dout[np_chunk(row, c) / 8], out[np_chunk(row, c) / 8], sum[c % 2]);
         np_barrier_release(m.barriers + memory::O_EMPTY);
         np_shared<float> to = m.statistics + place * 2 * NP_TILE_ROWS + row;
         to[0] = lse;
-        to[NP_TILE_ROWS] = sum;
+        to[NP_TILE_ROWS] = sum[0] + sum[1];
         np_barrier_release(m.barriers + (memory::STATISTICS_FULL + place));
       }
   }
@@ -341,6 +348,8 @@ NP_DEVICE void help(const backward_task *task, const backward_item *it, np_share
                     int w, int n) {
   typedef backward_memory<width> memory;
   memory m;
+  np_barrier_wait(m.barriers + (memory::DO_FULL + np_ring_slot<SLOTS>(n)), np_ring_parity<SLOTS>(n));
+  np_barrier_release(m.barriers + (memory::DO_EMPTY + np_ring_slot<SLOTS>(n)));
   np_barrier_wait(m.barriers + (memory::QUERY_FULL + np_ring_slot<SLOTS>(n)), np_ring_parity<SLOTS>(n));
   np_barrier_release(m.barriers + (memory::QUERY_EMPTY + np_ring_slot<SLOTS>(n)));
   np_barrier_wait(m.barriers + memory::DS_EMPTY, (n + 1) % 2);
@@ -391,6 +400,7 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
           np_shared<const float> statistics = m.statistics + place * 2 * NP_TILE_ROWS;
           float dp[32];
           uint32_t p[4][4], ds[4][4]; /* here, for products read them until go_on */
+          np_barrier_wait(m.barriers + (memory::DO_FULL + place), np_ring_parity<SLOTS>(n));
           issue_pairs<width>(dp, v, dout);
           np_barrier_wait(m.barriers + (memory::STATISTICS_FULL + place), np_ring_parity<SLOTS>(n));
           probabilities(s, statistics, scale2, &it.map, t, u);
@@ -407,6 +417,7 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
           issue_sums(dk, ds, q);
           np_wgmma_wait<1>();
           np_wgmma_hold(dv);
+          np_barrier_release(m.barriers + (memory::DO_EMPTY + place));
           float4 before[8];
           if (on_duty<width>(t, w)) fetch_dq<width>(task, pair, t, w, before);
           np_barrier_wait(m.barriers + memory::DS_FULL, n % 2);
@@ -444,8 +455,8 @@ hopper_backward(NP_MAP qkv, NP_MAP out, NP_MAP dout, const backward_task task) {
   memory m;
   if (threadIdx.x == 0) {
     constexpr int all = CONSUMERS * WARPS;
-    static_assert(memory::COUNT == 14, "arrivals below");
-    const int arrivals[memory::COUNT] = {1, 1, all, all, 1, 1, all, all, 2, 2, 1, 2, all, all};
+    static_assert(memory::COUNT == 18, "arrivals below");
+    const int arrivals[memory::COUNT] = {1, 1, all, all, 1, 1, all, all, 2, 2, 1, 2, all, all, 1, 1, all, all};
     for (int i = 0; i < memory::COUNT; i++) np_barrier_init(m.barriers + i, arrivals[i]);
     np_barrier_init_done();
   }
