@@ -324,8 +324,8 @@ NP_DEVICE void pass_dq(const backward_task *task, const backward_item *it, int p
   np_rows_store(dq, {scale, scale}, row);
 }
 
-/* Ends use n of the queries' ring: its products are waited for, then the next use's scores are under way. Where the
- * pair has no next (!ahead), scores of nothing are: ptxas bears no condition around them. */
+/* Ends use n of the queries' ring: its products are waited for, then the next use's scores with keys k are under way.
+ * Where they are not wanted (!ahead), scores of nothing are: ptxas bears no condition around them. */
 template <int width>
 NP_DEVICE void go_on(float (&s)[32], float (&dk)[width / 2], float (&dv)[width / 2], np_shared<const np_bf16> k, int n,
                      bool ahead) {
@@ -369,12 +369,24 @@ NP_DEVICE void help(const backward_task *task, const backward_item *it, np_share
   }
 }
 
+/* Whether what comes after the pair before `pair` (which may be the first of the block's next item) begins with keys
+ * and queries of w's own, not with help; false at the end of all. */
+NP_DEVICE bool begins_own(const backward_task *task, const backward_item *it, int round, int pair, int w) {
+  if (pair < pairs_of(task)) return first_tile(task, it, 2 * pair + w) == first_tile(task, it, 2 * pair);
+  int number = np_round_item(round + 1);
+  if (w == 0 || number >= task->items) return number < task->items;
+  backward_item next = item_of(task, number);
+  return first_tile(task, &next, w) == 0;
+}
+
 /* Warpgroup 1 + w. */
 template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
   typedef backward_memory<width> memory;
   memory m;
   constexpr float scale = np_score_scale<width>, scale2 = scale * NP_LOG2_E;
   int pairs = 0, n = 0; /* uses of the rings */
+  bool ready = false;   /* s: the scores of the pair's first query tile */
+  float s[32];
   for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
     int number = np_round_item(round);
     if (number >= task->items) break;
@@ -389,12 +401,13 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
       for (int i = 0; i < width / 2; i++) dk[i] = dv[i] = 0.0f;
 
       if (t < tiles_of(task)) {
-        float s[32];
-        np_barrier_wait(m.barriers + (memory::QUERY_FULL + np_ring_slot<SLOTS>(n)), np_ring_parity<SLOTS>(n));
-        issue_pairs<width>(s, k + w * memory::ELEMENTS, m.q + np_ring_slot<SLOTS>(n) * memory::ELEMENTS);
-        np_wgmma_wait<0>();
-        np_wgmma_hold(s);
-        for (bool ahead = true; ahead; t++, n++) {
+        if (!ready) {
+          np_barrier_wait(m.barriers + (memory::QUERY_FULL + np_ring_slot<SLOTS>(n)), np_ring_parity<SLOTS>(n));
+          issue_pairs<width>(s, k + w * memory::ELEMENTS, m.q + np_ring_slot<SLOTS>(n) * memory::ELEMENTS);
+          np_wgmma_wait<0>();
+          np_wgmma_hold(s);
+        }
+        for (bool more = true; more; t++, n++) {
           int place = np_ring_slot<SLOTS>(n);
           np_shared<const np_bf16> q = m.q + place * memory::ELEMENTS, dout = m.dout + place * memory::ELEMENTS;
           np_shared<const float> statistics = m.statistics + place * 2 * NP_TILE_ROWS;
@@ -420,16 +433,23 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
           np_barrier_release(m.barriers + (memory::DO_EMPTY + place));
           float4 before[8];
           if (on_duty<width>(t, w)) fetch_dq<width>(task, pair, t, w, before);
+          more = t + 1 < tiles_of(task);
+          ready = more || begins_own(task, &it, round, pair + 1, w);
           np_barrier_wait(m.barriers + memory::DS_FULL, n % 2);
-          ahead = t + 1 < tiles_of(task);
+          np_shared<const np_bf16> next = k + w * memory::ELEMENTS;
+          if (ready && !more) {
+            next = m.k + np_ring_slot<SLOTS>(pairs + 1) * memory::PAIR + w * memory::ELEMENTS;
+            np_barrier_wait(m.barriers + (memory::PAIR_FULL + np_ring_slot<SLOTS>(pairs + 1)),
+                            np_ring_parity<SLOTS>(pairs + 1));
+          }
           if (on_duty<width>(t, w)) {
             float dq[32];
             issue_dq<width>(dq, k, w, np_attention_key_tiles(&it.map, t) - 2 * pair > 1);
-            go_on<width>(s, dk, dv, k + w * memory::ELEMENTS, n, ahead);
+            go_on<width>(s, dk, dv, next, n, ready);
             np_wgmma_hold(dq);
             pass_dq<width>(task, &it, pair, t, w, dq, before);
           } else {
-            go_on<width>(s, dk, dv, k + w * memory::ELEMENTS, n, ahead);
+            go_on<width>(s, dk, dv, next, n, ready);
           }
           np_wgmma_wait<0>();
           np_wgmma_hold(s);
