@@ -19,11 +19,16 @@
  * a GPU's second-level cache holds): the same thread writes and reads it, in the order of the pairs.
  * With d = 64 dQ has but 64 columns: the groups take turns, one does the even query tiles, the other the odd ones.
  *
- * Within a group the next query tile's S is under way while this one's dQ is passed on, dP during the exponentials and
- * dV during dS; dK runs while the other group's dS is waited for:
+ * Within a group the next query tile's S is under way while this one's dQ is passed on, across pairs and heads too; dP
+ * runs during the exponentials, dV during dS, and dK, which needs registers alone, while the other group's dS is waited
+ * for and what is carried of dQ is fetched:
  *
  *      tensor cores   S0   dP0 ···   dV0 ····   dK0 ·········  dQ0   S1 ········   dP1 ···   dV1
  *      other units         P0 = exp  dS0, written, exchanged         dQ0 passed    P1 = exp  dS1 …
+ *
+ * A place of the rings is given back as soon as nobody needs it: dO's after dV, Q's and dS's after dK and dQ. ptxas
+ * takes a wait for some of the products under way, but keeps them parallel only where the rest does not cross the end
+ * of a loop or a condition; hence the order of issue, and the full waits, below.
  *
  * Threads: a producer (one thread of the first warpgroup) brings tiles by TMA, ahead of their use and across heads; two
  * more warps of that group make dsum and lse·log2(e) of a query tile; then the two warpgroups above.
