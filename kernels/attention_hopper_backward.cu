@@ -19,6 +19,17 @@
  * a GPU's second-level cache holds): the same thread writes and reads it, in the order of the pairs.
  * With d = 64 dQ has but 64 columns: the groups take turns, one does the even query tiles, the other the odd ones.
  *
+ * Within a group the next query tile's S is under way while this one's dQ is passed on, across pairs and heads too; dP
+ * runs during the exponentials, dV during dS, and dK, which needs registers alone, while the other group's dS is waited
+ * for and what is carried of dQ is fetched:
+ *
+ *      tensor cores   S0   dP0 ···   dV0 ····   dK0 ·········  dQ0   S1 ········   dP1 ···   dV1
+ *      other units         P0 = exp  dS0, written, exchanged         dQ0 passed    P1 = exp  dS1 …
+ *
+ * A place of the rings is given back as soon as nobody needs it: dO's after dV, Q's and dS's after dK and dQ. ptxas
+ * takes a wait for some of the products under way, but keeps them parallel only where the rest does not cross the end
+ * of a loop or a condition; hence the order of issue, and the full waits, below.
+ *
  * Threads: a producer (one thread of the first warpgroup) brings tiles by TMA, ahead of their use and across heads; two
  * more warps of that group make dsum and lse·log2(e) of a query tile; then the two warpgroups above.
  *
@@ -36,10 +47,7 @@ enum {
   THREADS = (1 + CONSUMERS) * NP_GROUP,
   SLOTS = 2,
   WARPS = NP_GROUP / NP_WARP, /* of a consumer */
-  STATISTICIANS = NP_TILE_ROWS,
-  TOGETHER = CONSUMERS * NP_GROUP,
-  READ = 1, /* named barriers of the consumers: dS has been read, … */
-  WRITTEN = 2
+  STATISTICIANS = NP_TILE_ROWS
 };
 
 typedef struct backward_task {
@@ -57,8 +65,8 @@ template <int width> struct backward_memory {
   static constexpr int DS = O + TILE, STATISTICS = DS + CONSUMERS * NP_PANEL_BYTES;
   static constexpr int BARRIERS = STATISTICS + SLOTS * 2 * NP_TILE_ROWS * 4;
   static constexpr int PAIR_FULL = 0, PAIR_EMPTY = 2, QUERY_FULL = 4, QUERY_EMPTY = 6, STATISTICS_FULL = 8, O_FULL = 10,
-                       O_EMPTY = 11;
-  static constexpr int COUNT = 12, BYTES = BARRIERS + COUNT * 8;
+                       O_EMPTY = 11, DS_FULL = 12, DS_EMPTY = 13, DO_FULL = 14, DO_EMPTY = 16;
+  static constexpr int COUNT = 18, BYTES = BARRIERS + COUNT * 8;
   np_shared<np_bf16> k = np_shared_at<np_bf16>(K), v = np_shared_at<np_bf16>(V); /* [SLOTS][2 tiles] */
   np_shared<np_bf16> q = np_shared_at<np_bf16>(Q), dout = np_shared_at<np_bf16>(DO), out = np_shared_at<np_bf16>(O);
   np_shared<np_bf16> ds = np_shared_at<np_bf16>(DS);             /* [2 tiles] rows keys, columns queries */
@@ -67,27 +75,31 @@ template <int width> struct backward_memory {
 };
 
 typedef struct backward_item {
-  int image, head, tiles, pairs; /* query tiles, pairs of key tiles */
+  int number;
   np_attention_map map;
 } backward_item;
 
 #ifdef NP_HOPPER_CODE
 
+/* Query tiles, and pairs of key tiles. */
+NP_DEVICE int tiles_of(const backward_task *task) { return (task->tokens + NP_TILE_ROWS - 1) / NP_TILE_ROWS; }
+NP_DEVICE int pairs_of(const backward_task *task) { return (tiles_of(task) + 1) / 2; }
+
 NP_DEVICE backward_item item_of(const backward_task *task, int item) {
   int image = item / task->heads, prefix = task->prefix ? task->prefix[image] : task->tokens;
-  int tiles = (task->tokens + NP_TILE_ROWS - 1) / NP_TILE_ROWS;
-  return {image, item % task->heads, tiles, (tiles + 1) / 2, {task->tokens, prefix, NP_TILE_ROWS, NP_TILE_ROWS}};
+  return {item, {task->tokens, prefix, NP_TILE_ROWS, NP_TILE_ROWS}};
 }
 
 /* The first query tile that sees something of key tile u; the number of tiles when there is no such key. */
-NP_DEVICE int first_tile(const backward_item *it, int u) {
+NP_DEVICE int first_tile(const backward_task *task, const backward_item *it, int u) {
   int key = u * NP_TILE_ROWS;
-  return key < it->map.tokens ? np_attention_first_query(&it->map, key) / NP_TILE_ROWS : it->tiles;
+  return key < it->map.tokens ? np_attention_first_query(&it->map, key) / NP_TILE_ROWS : tiles_of(task);
 }
 
 /* ---- the producer's warpgroup ---- */
 
-/* One thread. pairs, queries: how many have been used. */
+/* One thread. pairs, queries: how many have been used. Of a query tile dO comes first: its place is free first, and
+ * dsum is made of it before anybody needs the rest. */
 template <int width>
 NP_DEVICE void produce(const np_tensor_map *qkv, const np_tensor_map *out, const np_tensor_map *dout,
                        const backward_task *task) {
@@ -98,26 +110,32 @@ NP_DEVICE void produce(const np_tensor_map *qkv, const np_tensor_map *out, const
     int number = np_round_item(r);
     if (number >= task->items) break;
     backward_item it = item_of(task, number);
-    for (int pair = 0; pair < it.pairs; pair++, pairs++) {
-      int slot = np_ring_slot<SLOTS>(pairs), tiles = 2 * pair + 1 < it.tiles ? 2 : 1;
+    int image = number / task->heads, head = number % task->heads;
+    for (int pair = 0; pair < pairs_of(task); pair++, pairs++) {
+      int slot = np_ring_slot<SLOTS>(pairs), tiles = 2 * pair + 1 < tiles_of(task) ? 2 : 1;
       np_shared<uint64_t> full = m.barriers + (memory::PAIR_FULL + slot);
       np_barrier_wait(m.barriers + (memory::PAIR_EMPTY + slot), 1 - np_ring_parity<SLOTS>(pairs));
       np_barrier_expect(full, 2 * tiles * memory::TILE);
       for (int u = 0; u < tiles; u++) {
         int at = slot * memory::PAIR + u * memory::ELEMENTS, key = (2 * pair + u) * NP_TILE_ROWS;
-        np_tile_load<width>(m.k + at, qkv, task->heads + it.head, key, it.image, full);
-        np_tile_load<width>(m.v + at, qkv, 2 * task->heads + it.head, key, it.image, full);
+        np_tile_load<width>(m.k + at, qkv, task->heads + head, key, image, full);
+        np_tile_load<width>(m.v + at, qkv, 2 * task->heads + head, key, image, full);
       }
-      for (int t = first_tile(&it, 2 * pair); t < it.tiles; t++, queries++) {
+#pragma unroll 1 /* or registers run out */
+      for (int t = first_tile(task, &it, 2 * pair); t < tiles_of(task); t++, queries++) {
         int place = np_ring_slot<SLOTS>(queries), at = place * memory::ELEMENTS, query = t * NP_TILE_ROWS;
-        full = m.barriers + (memory::QUERY_FULL + place);
-        np_barrier_wait(m.barriers + (memory::QUERY_EMPTY + place), 1 - np_ring_parity<SLOTS>(queries));
-        np_barrier_expect(full, 2 * memory::TILE);
-        np_tile_load<width>(m.q + at, qkv, it.head, query, it.image, full);
-        np_tile_load<width>(m.dout + at, dout, it.head, query, it.image, full);
+        int free = 1 - np_ring_parity<SLOTS>(queries);
+        full = m.barriers + (memory::DO_FULL + place);
+        np_barrier_wait(m.barriers + (memory::DO_EMPTY + place), free);
+        np_barrier_expect(full, memory::TILE);
+        np_tile_load<width>(m.dout + at, dout, head, query, image, full);
         np_barrier_wait(m.barriers + memory::O_EMPTY, (queries + 1) % 2);
         np_barrier_expect(m.barriers + memory::O_FULL, memory::TILE);
-        np_tile_load<width>(m.out, out, it.head, query, it.image, m.barriers + memory::O_FULL);
+        np_tile_load<width>(m.out, out, head, query, image, m.barriers + memory::O_FULL);
+        full = m.barriers + (memory::QUERY_FULL + place);
+        np_barrier_wait(m.barriers + (memory::QUERY_EMPTY + place), free);
+        np_barrier_expect(full, memory::TILE);
+        np_tile_load<width>(m.q + at, qkv, head, query, image, full);
       }
     }
   }
@@ -143,21 +161,22 @@ template <int width> NP_DEVICE void make_statistics(const backward_task *task, i
     int number = np_round_item(r);
     if (number >= task->items) break;
     backward_item it = item_of(task, number);
-    for (int pair = 0; pair < it.pairs; pair++)
-      for (int t = first_tile(&it, 2 * pair); t < it.tiles; t++, queries++) {
+    for (int pair = 0; pair < pairs_of(task); pair++)
+      for (int t = first_tile(task, &it, 2 * pair); t < tiles_of(task); t++, queries++) {
         int place = np_ring_slot<SLOTS>(queries), i = t * NP_TILE_ROWS + row;
-        float lse = INFINITY, sum = 0.0f;
+        float lse = INFINITY, sum[2] = {0.0f, 0.0f};
         if (i < task->tokens) lse = task->lse[static_cast<int64_t>(number) * task->tokens + i] * NP_LOG2_E;
         np_shared<const uint4> dout = np_shared_as<const uint4>(m.dout + place * memory::ELEMENTS);
         np_shared<const uint4> out = np_shared_as<const uint4>(m.out);
-        np_barrier_wait(m.barriers + (memory::QUERY_FULL + place), np_ring_parity<SLOTS>(queries));
+        np_barrier_wait(m.barriers + (memory::DO_FULL + place), np_ring_parity<SLOTS>(queries));
         np_barrier_wait(m.barriers + memory::O_FULL, queries % 2);
 #pragma unroll 2
-        for (int c = 0; c < width / 8; c++) sum = dot(dout[np_chunk(row, c) / 8], out[np_chunk(row, c) / 8], sum);
+        for (int c = 0; c < width / 8; c++)
+          sum[c % 2] = dot(dout[np_chunk(row, c) / 8], out[np_chunk(row, c) / 8], sum[c % 2]);
         np_barrier_release(m.barriers + memory::O_EMPTY);
         np_shared<float> to = m.statistics + place * 2 * NP_TILE_ROWS + row;
         to[0] = lse;
-        to[NP_TILE_ROWS] = sum;
+        to[NP_TILE_ROWS] = sum[0] + sum[1];
         np_barrier_release(m.barriers + (memory::STATISTICS_FULL + place));
       }
   }
@@ -169,6 +188,7 @@ template <int width> NP_DEVICE void make_statistics(const backward_task *task, i
 template <int width>
 NP_DEVICE void issue_pairs(float (&d)[32], np_shared<const np_bf16> a, np_shared<const np_bf16> b) {
   uint64_t left = np_matrix(a), right = np_matrix(b);
+  np_wgmma_fence();
 #pragma unroll
   for (int i = 0; i < width / 16; i++)
     np_wgmma<false, false>(d, np_matrix_at(left, np_along_row(i)), np_matrix_at(right, np_along_row(i)), i > 0);
@@ -185,15 +205,26 @@ template <int n> NP_DEVICE void issue_sums(float (&d)[n], uint32_t (&a)[4][4], n
   np_wgmma_commit();
 }
 
-/* d (+)= dS·K of one key tile, 64 columns. */
-NP_DEVICE void issue_dq(float (&d)[32], np_shared<const np_bf16> ds, np_shared<const np_bf16> k, bool accumulate) {
-  uint64_t left = np_matrix(ds), right = np_matrix(k);
+/* Whether warpgroup w makes dQ of query tile t: with 128 columns both do, half of them each. */
+template <int width> NP_DEVICE bool on_duty(int t, int w) { return width > NP_PANEL_WIDTH || t % 2 == w; }
+
+/* dq = dS·K of one key tile or both, warpgroup w's 64 columns. */
+template <int width> NP_DEVICE void issue_dq(float (&dq)[32], np_shared<const np_bf16> k, int w, bool both) {
+  backward_memory<width> m;
+  uint64_t left = np_matrix(m.ds), right = np_matrix(k + (width > NP_PANEL_WIDTH ? w * (NP_PANEL_BYTES / 2) : 0));
   np_wgmma_fence();
 #pragma unroll
   for (int i = 0; i < 4; i++)
-    np_wgmma<true, true>(d, np_matrix_at(left, np_down_rows(i)), np_matrix_at(right, np_down_rows(i)),
-                         i > 0 || accumulate);
+    np_wgmma<true, true>(dq, np_matrix_at(left, np_down_rows(i)), np_matrix_at(right, np_down_rows(i)), i > 0);
   np_wgmma_commit();
+  if (both) {
+    np_wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      np_wgmma<true, true>(dq, np_matrix_at(left, NP_PANEL_BYTES + np_down_rows(i)),
+                           np_matrix_at(right, backward_memory<width>::TILE + np_down_rows(i)), true);
+    np_wgmma_commit();
+  }
 }
 
 /* Transposed scores of key tile u and query tile t become probabilities; pairs that are hidden, or of keys beyond the
@@ -243,31 +274,46 @@ NP_DEVICE void write_ds(np_shared<np_bf16> ds, const uint32_t (&a)[4][4]) {
 /* Where a lane's rows g and g+8 of 64 tokens from `token` on start in dqkv. */
 template <int width>
 NP_DEVICE void rows_of(const backward_task *task, const backward_item *it, int which, int token, np_bf16 *(&row)[2]) {
+  int number = np_here(it->number), image = number / task->heads, head = number % task->heads;
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     int i = token + np_warp() % WARPS * 16 + np_lane() / 4 + 8 * r;
-    int64_t at = (static_cast<int64_t>(it->image) * task->tokens + i) * 3 + which;
-    row[r] = i < task->tokens ? task->dqkv + (at * task->heads + it->head) * width : nullptr;
+    int64_t at = (static_cast<int64_t>(image) * task->tokens + i) * 3 + which;
+    row[r] = i < task->tokens ? task->dqkv + (at * task->heads + head) * width : nullptr;
   }
 }
 
-/* dQ of a query tile, 64 columns of it, from the pairs so far: to the next pair, or out. earlier: there were some. */
-template <int width>
-NP_DEVICE void pass_dq(const backward_task *task, const backward_item *it, int t, int w, float (&dq)[32], bool earlier,
-                       bool last) {
+/* Where this thread's part of dQ of query tile t, 64 columns of it, is carried. */
+template <int width> NP_DEVICE float4 *carried_dq(const backward_task *task, int t, int w) {
   int column = width == NP_PANEL_WIDTH ? 0 : w * NP_PANEL_WIDTH;
-  int64_t tile = static_cast<int64_t>(blockIdx.x) * it->tiles + t;
-  float4 *own = reinterpret_cast<float4 *>(task->carried + tile * NP_TILE_ROWS * width + column * NP_TILE_ROWS) +
-                threadIdx.x % NP_GROUP;
-  if (earlier) {
+  int64_t tile = static_cast<int64_t>(blockIdx.x) * tiles_of(task) + t;
+  return reinterpret_cast<float4 *>(task->carried + tile * NP_TILE_ROWS * width + column * NP_TILE_ROWS) +
+         threadIdx.x % NP_GROUP;
+}
+
+/* dQ from earlier pairs, if there are any: asked for long before it is added. */
+template <int width> NP_DEVICE void fetch_dq(const backward_task *task, int pair, int t, int w, float4 (&before)[8]) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-      float4 before = own[i * NP_GROUP];
-      dq[4 * i] += before.x;
-      dq[4 * i + 1] += before.y;
-      dq[4 * i + 2] += before.z;
-      dq[4 * i + 3] += before.w;
-    }
+  for (int i = 0; i < 8; i++) before[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  if (pair == 0) return;
+  const float4 *from = carried_dq<width>(task, t, w);
+#pragma unroll
+  for (int i = 0; i < 8; i++) before[i] = from[i * NP_GROUP];
+}
+
+/* dQ of query tile t, from the pairs so far: to the next pair, or out. */
+template <int width>
+NP_DEVICE void pass_dq(const backward_task *task, const backward_item *it, int pair, int t, int w, float (&dq)[32],
+                       const float4 (&before)[8]) {
+  bool last = np_attention_key_tiles(&it->map, t) <= 2 * pair + 2;
+  int column = width == NP_PANEL_WIDTH ? 0 : w * NP_PANEL_WIDTH;
+  float4 *own = carried_dq<width>(task, t, w);
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    dq[4 * i] += before[i].x;
+    dq[4 * i + 1] += before[i].y;
+    dq[4 * i + 2] += before[i].z;
+    dq[4 * i + 3] += before[i].w;
   }
   if (!last) {
 #pragma unroll
@@ -283,39 +329,98 @@ NP_DEVICE void pass_dq(const backward_task *task, const backward_item *it, int t
   np_rows_store(dq, {scale, scale}, row);
 }
 
+/* Ends use n of the queries' ring: its products are waited for, then the next use's scores with keys k are under way.
+ * Where they are not wanted (!ahead), scores of nothing are: ptxas bears no condition around them. */
+template <int width>
+NP_DEVICE void go_on(float (&s)[32], float (&dk)[width / 2], float (&dv)[width / 2], np_shared<const np_bf16> k, int n,
+                     bool ahead) {
+  typedef backward_memory<width> memory;
+  memory m;
+  int next = n + ahead;
+  np_barrier_wait(m.barriers + (memory::QUERY_FULL + np_ring_slot<SLOTS>(next)), np_ring_parity<SLOTS>(next));
+  np_wgmma_wait<0>();
+  np_wgmma_hold(dk);
+  np_wgmma_hold(dv);
+  np_wgmma_forget(s);
+  issue_pairs<width>(s, k, ahead ? m.q + np_ring_slot<SLOTS>(next) * memory::ELEMENTS : k);
+  np_barrier_release(m.barriers + memory::DS_EMPTY);
+  np_barrier_release(m.barriers + (memory::QUERY_EMPTY + np_ring_slot<SLOTS>(n)));
+}
+
+/* Use n of the queries' ring, tile t, by the warpgroup of keys that are hidden from it: columns of dQ, no more. */
+template <int width>
+NP_DEVICE void help(const backward_task *task, const backward_item *it, np_shared<const np_bf16> k, int pair, int t,
+                    int w, int n) {
+  typedef backward_memory<width> memory;
+  memory m;
+  np_barrier_wait(m.barriers + (memory::DO_FULL + np_ring_slot<SLOTS>(n)), np_ring_parity<SLOTS>(n));
+  np_barrier_release(m.barriers + (memory::DO_EMPTY + np_ring_slot<SLOTS>(n)));
+  np_barrier_wait(m.barriers + (memory::QUERY_FULL + np_ring_slot<SLOTS>(n)), np_ring_parity<SLOTS>(n));
+  np_barrier_release(m.barriers + (memory::QUERY_EMPTY + np_ring_slot<SLOTS>(n)));
+  np_barrier_wait(m.barriers + memory::DS_EMPTY, (n + 1) % 2);
+  np_barrier_release(m.barriers + memory::DS_FULL);
+  np_barrier_wait(m.barriers + memory::DS_FULL, n % 2);
+  if (on_duty<width>(t, w)) {
+    float dq[32];
+    float4 before[8];
+    fetch_dq<width>(task, pair, t, w, before);
+    issue_dq<width>(dq, k, w, false);
+    np_wgmma_wait<0>();
+    np_wgmma_hold(dq);
+    np_barrier_release(m.barriers + memory::DS_EMPTY);
+    pass_dq<width>(task, it, pair, t, w, dq, before);
+  } else {
+    np_barrier_release(m.barriers + memory::DS_EMPTY);
+  }
+}
+
+/* Whether what comes after the pair before `pair` (which may be the first of the block's next item) begins with keys
+ * and queries of w's own, not with help; false at the end of all. */
+NP_DEVICE bool begins_own(const backward_task *task, const backward_item *it, int round, int pair, int w) {
+  if (pair < pairs_of(task)) return first_tile(task, it, 2 * pair + w) == first_tile(task, it, 2 * pair);
+  int number = np_round_item(round + 1);
+  if (w == 0 || number >= task->items) return number < task->items;
+  backward_item next = item_of(task, number);
+  return first_tile(task, &next, w) == 0;
+}
+
 /* Warpgroup 1 + w. */
 template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
   typedef backward_memory<width> memory;
   memory m;
   constexpr float scale = np_score_scale<width>, scale2 = scale * NP_LOG2_E;
-  int pairs = 0, queries = 0;
+  int pairs = 0, n = 0; /* uses of the rings */
+  bool ready = false;   /* s: the scores of the pair's first query tile */
+  float s[32];
   for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
     int number = np_round_item(round);
     if (number >= task->items) break;
     backward_item it = item_of(task, number);
-    for (int pair = 0; pair < it.pairs; pair++, pairs++) {
-      int slot = np_ring_slot<SLOTS>(pairs), u = 2 * pair + w, own = first_tile(&it, u);
-      np_shared<const np_bf16> k = m.k + slot * memory::PAIR, v = m.v + slot * memory::PAIR;
+    for (int pair = 0; pair < pairs_of(task); pair++, pairs++) {
+      int slot = np_ring_slot<SLOTS>(pairs), u = 2 * pair + w, t = first_tile(task, &it, 2 * pair);
+      np_shared<const np_bf16> k = m.k + slot * memory::PAIR, v = m.v + slot * memory::PAIR + w * memory::ELEMENTS;
       float dk[width / 2], dv[width / 2];
+      np_barrier_wait(m.barriers + (memory::PAIR_FULL + slot), np_ring_parity<SLOTS>(pairs));
+      for (int own = first_tile(task, &it, u); t < own; t++, n++) help<width>(task, &it, k, pair, t, w, n);
 #pragma unroll
       for (int i = 0; i < width / 2; i++) dk[i] = dv[i] = 0.0f;
-      np_barrier_wait(m.barriers + (memory::PAIR_FULL + slot), np_ring_parity<SLOTS>(pairs));
 
-      for (int t = first_tile(&it, 2 * pair); t < it.tiles; t++, queries++) {
-        int place = np_ring_slot<SLOTS>(queries), sees = np_attention_key_tiles(&it.map, t) - 2 * pair;
-        np_shared<const np_bf16> q = m.q + place * memory::ELEMENTS, dout = m.dout + place * memory::ELEMENTS;
-        np_shared<const float> statistics = m.statistics + place * 2 * NP_TILE_ROWS;
-        float dq[32];
-        uint32_t p[4][4], ds[4][4]; /* here, for products read them until the wait below */
-        np_barrier_wait(m.barriers + (memory::QUERY_FULL + place), np_ring_parity<SLOTS>(queries));
-        if (t >= own) {
-          float s[32], dp[32];
-          np_wgmma_fence();
-          issue_pairs<width>(s, k + w * memory::ELEMENTS, q);
-          issue_pairs<width>(dp, v + w * memory::ELEMENTS, dout);
-          np_barrier_wait(m.barriers + (memory::STATISTICS_FULL + place), np_ring_parity<SLOTS>(queries));
-          np_wgmma_wait<1>();
+      if (t < tiles_of(task)) {
+        if (!ready) {
+          np_barrier_wait(m.barriers + (memory::QUERY_FULL + np_ring_slot<SLOTS>(n)), np_ring_parity<SLOTS>(n));
+          issue_pairs<width>(s, k + w * memory::ELEMENTS, m.q + np_ring_slot<SLOTS>(n) * memory::ELEMENTS);
+          np_wgmma_wait<0>();
           np_wgmma_hold(s);
+        }
+        for (bool more = true; more; t++, n++) {
+          int place = np_ring_slot<SLOTS>(n);
+          np_shared<const np_bf16> q = m.q + place * memory::ELEMENTS, dout = m.dout + place * memory::ELEMENTS;
+          np_shared<const float> statistics = m.statistics + place * 2 * NP_TILE_ROWS;
+          float dp[32];
+          uint32_t p[4][4], ds[4][4]; /* here, for products read them until go_on */
+          np_barrier_wait(m.barriers + (memory::DO_FULL + place), np_ring_parity<SLOTS>(n));
+          issue_pairs<width>(dp, v, dout);
+          np_barrier_wait(m.barriers + (memory::STATISTICS_FULL + place), np_ring_parity<SLOTS>(n));
           probabilities(s, statistics, scale2, &it.map, t, u);
           np_sums_to_a(s, p);
           issue_sums(dv, p, dout);
@@ -323,28 +428,36 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
           np_wgmma_hold(dp);
           score_gradients(s, dp, statistics);
           np_sums_to_a(s, ds);
-          np_named_sync(READ, TOGETHER);
+          np_barrier_wait(m.barriers + memory::DS_EMPTY, (n + 1) % 2);
           write_ds(m.ds + w * (NP_PANEL_BYTES / 2), ds);
           np_async_fence();
-          np_named_sync(WRITTEN, TOGETHER);
+          np_barrier_release(m.barriers + memory::DS_FULL);
           issue_sums(dk, ds, q);
-        } else {
-          np_named_sync(READ, TOGETHER);
-          np_named_sync(WRITTEN, TOGETHER);
-        }
-        bool duty = width > NP_PANEL_WIDTH || t % 2 == w;
-        if (duty) {
-          np_shared<const np_bf16> columns = k + (width > NP_PANEL_WIDTH ? w * (NP_PANEL_BYTES / 2) : 0);
-          issue_dq(dq, m.ds, columns, false);
-          if (sees > 1) issue_dq(dq, m.ds + NP_PANEL_BYTES / 2, columns + memory::ELEMENTS, true);
-        }
-        np_wgmma_wait<0>();
-        np_wgmma_hold(dk);
-        np_wgmma_hold(dv);
-        np_barrier_release(m.barriers + (memory::QUERY_EMPTY + place));
-        if (duty) {
-          np_wgmma_hold(dq);
-          pass_dq<width>(task, &it, t, w, dq, pair > 0, sees <= 2);
+          np_wgmma_wait<1>();
+          np_wgmma_hold(dv);
+          np_barrier_release(m.barriers + (memory::DO_EMPTY + place));
+          float4 before[8];
+          if (on_duty<width>(t, w)) fetch_dq<width>(task, pair, t, w, before);
+          more = t + 1 < tiles_of(task);
+          ready = more || begins_own(task, &it, round, pair + 1, w);
+          np_barrier_wait(m.barriers + memory::DS_FULL, n % 2);
+          np_shared<const np_bf16> next = k + w * memory::ELEMENTS;
+          if (ready && !more) {
+            next = m.k + np_ring_slot<SLOTS>(pairs + 1) * memory::PAIR + w * memory::ELEMENTS;
+            np_barrier_wait(m.barriers + (memory::PAIR_FULL + np_ring_slot<SLOTS>(pairs + 1)),
+                            np_ring_parity<SLOTS>(pairs + 1));
+          }
+          if (on_duty<width>(t, w)) {
+            float dq[32];
+            issue_dq<width>(dq, k, w, np_attention_key_tiles(&it.map, t) - 2 * pair > 1);
+            go_on<width>(s, dk, dv, next, n, ready);
+            np_wgmma_hold(dq);
+            pass_dq<width>(task, &it, pair, t, w, dq, before);
+          } else {
+            go_on<width>(s, dk, dv, next, n, ready);
+          }
+          np_wgmma_wait<0>();
+          np_wgmma_hold(s);
         }
       }
       np_barrier_release(m.barriers + (memory::PAIR_EMPTY + slot));
@@ -366,9 +479,9 @@ hopper_backward(NP_MAP qkv, NP_MAP out, NP_MAP dout, const backward_task task) {
   typedef backward_memory<width> memory;
   memory m;
   if (threadIdx.x == 0) {
-    static_assert(memory::COUNT == 12, "arrivals below");
-    const int arrivals[memory::COUNT] = {
-        1, 1, CONSUMERS * WARPS, CONSUMERS * WARPS, 1, 1, CONSUMERS * WARPS, CONSUMERS * WARPS, 2, 2, 1, 2};
+    constexpr int all = CONSUMERS * WARPS;
+    static_assert(memory::COUNT == 18, "arrivals below");
+    const int arrivals[memory::COUNT] = {1, 1, all, all, 1, 1, all, all, 2, 2, 1, 2, all, all, 1, 1, all, all};
     for (int i = 0; i < memory::COUNT; i++) np_barrier_init(m.barriers + i, arrivals[i]);
     np_barrier_init_done();
   }

@@ -108,6 +108,11 @@ template <int n> NP_DEVICE void np_wgmma_hold(uint32_t (&a)[n][4]) {
 #pragma unroll
   for (int i = 0; i < 4 * n; i++) asm volatile("" : "+r"(a[i / 4][i % 4])::"memory");
 }
+/* What d held is not needed any more: np_wgmma, which adds to d or not by an operand, would keep it in registers. */
+template <int n> NP_DEVICE void np_wgmma_forget(float (&d)[n]) {
+#pragma unroll
+  for (int i = 0; i < n; i++) asm volatile("" : "=f"(d[i]));
+}
 /* The value, with its past forgotten: keeps what is computed from it in a loop from being computed before the loop, and
  * held in registers all the time. */
 NP_DEVICE int np_here(int value) {

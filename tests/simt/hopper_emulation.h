@@ -61,6 +61,9 @@ NP_DEVICE void np_wgmma_fence() { simt::products_fence(); }
 NP_DEVICE void np_wgmma_commit() { simt::products_commit(); }
 template <int n> NP_DEVICE void np_wgmma_hold(float (&)[n]) {}
 template <int n> NP_DEVICE void np_wgmma_hold(uint32_t (&)[n][4]) {}
+template <int n> NP_DEVICE void np_wgmma_forget(float (&d)[n]) {
+  for (float &value : d) value = NAN;
+}
 NP_DEVICE int np_here(int value) { return value; }
 template <int left> NP_DEVICE void np_wgmma_wait() { simt::products_wait(left); }
 
