@@ -30,6 +30,7 @@ extern "C" {
 /* The same with the number of blocks a multiprocessor should hold, which bounds registers. */
 #define NP_KERNEL_BLOCKS(threads, blocks) static __global__ void __launch_bounds__(threads, blocks)
 #define NP_DEVICE                         static __device__ __forceinline__
+#define NP_HOST_DEVICE                    static __host__ __device__ __forceinline__
 
 /* ---- shared memory ---- */
 template <class T> using np_shared = T *;
@@ -76,6 +77,17 @@ NP_DEVICE float np_exp2(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
   return out;
 }
+/* 32768 + byte i (0: the lowest) of `word`, exactly, in one instruction: the byte becomes bits 8 to 15 of a float, which
+ * else has the bits of `zero`, NP_BYTE_ZERO. Best from a kernel's arguments: a constant goes into the instruction, and
+ * what says which byte then takes two more each time. */
+NP_DEVICE float np_byte(uint32_t word, int i, uint32_t zero) {
+  return __uint_as_float(__byte_perm(word, zero, 0x7404u | static_cast<unsigned>(i) << 4));
+}
+/* sum + Σ a_i·b_i over the four bytes of each. */
+NP_DEVICE uint32_t np_dot4(uint32_t a, uint32_t b, uint32_t sum) { return __dp4a(a, b, sum); }
+/* The warp's sum of whole numbers. */
+NP_DEVICE uint32_t np_warp_count(uint32_t value) { return __reduce_add_sync(0xffffffffu, value); }
+NP_DEVICE int np_ones(uint32_t value) { return __popc(value); }
 
 /* ---- tensor cores (sm_80) ---- */
 /* d [16, 8] += a [16, 16] · b [16, 8], bf16 in, float32 sums: PTX mma.sync.aligned.m16n8k16.row.col. With g = lane / 4 and
@@ -136,6 +148,7 @@ static np_status np_launch(const np_gpu *gpu, const char *name, void (*kernel)(P
 
 /* ---- common ---- */
 enum { NP_WARP = 32 };
+enum { NP_BYTE_BASE = 32768, NP_BYTE_ZERO = 0x47000000 }; /* np_byte's 0: the number, and its bits as a float */
 NP_DEVICE int np_lane() { return static_cast<int>(threadIdx.x) % NP_WARP; }
 NP_DEVICE int np_warp() { return static_cast<int>(threadIdx.x) / NP_WARP; }
 

@@ -1,102 +1,328 @@
-/* The pixel loss in one pass: a warp a row. Bytes of the target patch become floats in shared memory, are standardised
- * there by their own mean and variance, and meet the row of predictions, whose gradient goes out as the predictions
- * come in:
+/* The pixel loss in one pass, a warp a row, in registers. Bytes of the target patch are summed as whole numbers, which
+ * gives its mean and variance in closed form; from these follows, for each channel, the level that takes a byte to its
+ * standardised value; and values meet the row of predictions, whose gradient goes out as they came in:
  *
- *     bytes ─ levels ─→ target [P·P·C], shared ─ mean, deviations ─→ t ┐
- *     pred [P·P·C] ────────────────────────────────────────────────────┴→ (pred - t)² → loss of the block → sum of all
- *                                                                      └→ scale·2·(pred - t)/(P·P·C) → dpred
+ *     bytes v ──→ Σ v, Σ v² of each channel ──→ mean, variance ──→ a level of each channel
+ *        └────────────────────────────────────────────────────────────────→ t ┐
+ *     pred ───────────────────────────────────────────────────────────────────┴→ (pred - t)² → loss of the block → of
+ * all └→ scale·2·(pred - t)/(P·P·C) → dpred
  *
- * Standardised in float32: deviations from a rounded mean are exact for a patch of nearly one colour, and their
- * average, which is what rounding took from the mean, is taken off them again (as in norm.cu). A patch of one colour so
- * gives 0. */
+ * What that does not fit (float pixels, rows beyond the registers, odd patches) goes value by value through
+ * pixel_loss_any. */
 #include "kernels/kernels.h"
 #include "kernels/patches.cuh"
 #include "kernels/total.cuh"
 #include "kernels/vector.cuh"
 
-enum { MOST_THREADS = 256, BLOCKS = 4 };
+enum { THREADS = 256, WARPS = THREADS / NP_WARP, WIDE = 4 };
+enum { BLOCKS = 3 }; /* that a multiprocessor holds: more would wait for those to finish */
+
+typedef struct loss_channel {
+  double slope, start, back; /* a byte v is slope·v + start; back = 1/slope */
+} loss_channel;
+
+typedef struct loss_call { /* the operands of the operator, and what follows from them */
+  np_pixels pixels;
+  np_levels levels; /* of targets that are not standardised */
+  loss_channel channel[3];
+  double each, per_each, per_channel, per_free; /* n_c: values of a channel; 1/n_c; 1/C; 1/(P·P·C - 1) */
+  int64_t rows;
+  int values, tokens, across;
+  bool normalize;
+  const int32_t *index;
+  const float *scale;
+  double *losses; /* [blocks] */
+} loss_call;
 
 /* ---- kernels ---- */
 
-/* t = (t - mean)/sqrt(var + 1e-6), var unbiased; a single value has no variance (0/0), as in the reference. sum: of the
- * values this lane put there; a lane treats its own values alone. Done in place. */
-NP_DEVICE void standardise(int values, float sum, np_shared<float> t) {
-  const float n = static_cast<float>(values), mean = np_warp_sum(sum) / n;
-  float missed = 0.0f, squares = 0.0f;
-  for (int j = np_lane(); j < values; j += NP_WARP) {
-    const float d = t[j] - mean;
-    missed += d;
-    squares = fmaf(d, d, squares);
-  }
-  missed = np_warp_sum(missed) / n;
-  const float var = (np_warp_sum(squares) - missed * missed * n) / (n - 1.0f), factor = 1.0f / sqrtf(var + 1e-6f);
-  for (int j = np_lane(); j < values; j += NP_WARP) t[j] = (t[j] - mean - missed) * factor;
+/* The levels that standardise a patch by its mean and unbiased variance, from Σ v and Σ v² of its channels:
+ *     Σ (y - mean)² = Σ_c slope_c²·(Σ v² - (Σ v)²/n_c) + n_c·(mean_c - mean)²,
+ * whose brackets are whole numbers over n_c: a patch of one colour has a variance of exactly 0, and one of nearly one
+ * colour that of its few other bytes. Each lane works for one channel, lane mod C. */
+NP_DEVICE np_level standardise(const loss_call &call, int C, const loss_channel &own, double sum, double squares) {
+  const double middle = own.slope * (sum * call.per_each) + own.start;
+  double mean = 0.0, scatter = 0.0;
+  for (int c = 0; c < C; c++) mean += np_shuffle(middle, c) * call.per_channel;
+  const double off = middle - mean, within = (call.each * squares - sum * sum) * call.per_each;
+  const double spread = own.slope * own.slope * within + call.each * off * off;
+  for (int c = 0; c < C; c++) scatter += np_shuffle(spread, c);
+  const float deviation = sqrtf(static_cast<float>(scatter * call.per_free) + 1e-6f);
+  return np_level_of(NP_BYTE_BASE + (mean - own.start) * own.back, own.slope * static_cast<double>(1.0f / deviation));
 }
 
-/* One row against its target; returns this lane's share of Σ (pred - t)², squared in float64, where no square of a
- * finite difference is infinite. n divides values; pred may be dpred. */
-template <class T, int n>
-NP_DEVICE double compare(int values, float step, np_shared<const float> t, const T *pred, T *dpred) {
-  enum { ROUND = 2 };
-  double sum = 0.0;
-  for (int first = np_lane() * n; first < values; first += ROUND * NP_WARP * n) {
-    np_vec<T, n> held[ROUND];
+NP_DEVICE np_level level_from(const np_level &level, int lane) {
+  return {np_shuffle(level.middle, lane), np_shuffle(level.factor, lane), np_shuffle(level.rest, lane)};
+}
+
+/* The first pixel of the target of a token. */
+typedef struct place {
+  int image, top, left;
+} place;
+NP_DEVICE place target_of(const loss_call &call, int token) {
+  const int image = token / call.tokens, target = token - image * call.tokens + 1, row = target / call.across;
+  return {image, row * call.pixels.patch, (target - row * call.across) * call.pixels.patch};
+}
+
+/* A row of a patch in registers: a lane has values 4·lane + 128·u … + 3 in round u. With three channels (4 ≡ 1 and
+ * 128 ≡ 2 mod 3) value i of them is of channel (lane + 2u + i) mod 3: in a table of channels turned by the lane, of
+ * entry (2u + i) mod 3, which the compiler knows. C: 1 or 3. */
+template <int C> NP_HOST_DEVICE constexpr int entry(int u, int i) { return C == 3 ? (2 * u + i) % 3 : 0; }
+
+/* What a lane keeps from row to row. */
+template <int C, int ROUNDS> struct lane_plan {
+  uint32_t first[ROUNDS], second[ROUNDS]; /* bytes from the patch's first to a round's two pairs */
+  uint32_t ones[C];                       /* a one in each byte of channel c, in round 0 */
+  loss_channel own;                       /* lane mod C */
+};
+template <int C, int ROUNDS> NP_DEVICE lane_plan<C, ROUNDS> plan_lane(const loss_call &call) {
+  lane_plan<C, ROUNDS> plan;
+  const int run = call.pixels.patch * C, pitch = call.pixels.width * C, lane = np_lane();
 #pragma unroll
-    for (int u = 0; u < ROUND; u++)
-      if (first + u * NP_WARP * n < values) held[u] = np_vec_load<n>(pred + first + u * NP_WARP * n);
+  for (int u = 0; u < ROUNDS; u++) {
+    const int j = (lane + u * NP_WARP) * WIDE;
+    plan.first[u] = static_cast<uint32_t>(j / run * pitch + j % run);
+    plan.second[u] = static_cast<uint32_t>((j + 2) / run * pitch + (j + 2) % run);
+  }
 #pragma unroll
-    for (int u = 0; u < ROUND; u++) {
-      const int at = first + u * NP_WARP * n;
-      if (at >= values) continue;
-      float d[n], target[n];
-      np_vec_get(held[u], d);
-      np_shared_all<n>(t + at, target);
+  for (int c = 0; c < C; c++) {
+    const int byte = (c + 2 * lane) % 3; /* ≡ c - lane */
+    plan.ones[c] = C == 1 ? 0x01010101u : byte == 0 ? 0x01000001u : 1u << 8 * byte;
+  }
+  plan.own = call.channel[lane % C];
+  return plan;
+}
+
+/* The lane's bytes of a patch. A row of a patch is an even number of bytes: two pairs may lie in two rows. */
+template <int C, int ROUNDS>
+NP_DEVICE void read_patch(const loss_call &call, const lane_plan<C, ROUNDS> &plan, const uint8_t *bytes,
+                          uint32_t (&word)[ROUNDS]) {
 #pragma unroll
-      for (int j = 0; j < n; j++) {
-        d[j] -= target[j];
-        sum += static_cast<double>(d[j]) * static_cast<double>(d[j]);
-        d[j] *= step;
-      }
-      if (dpred) np_store_all(dpred + at, d);
+  for (int u = 0; u < ROUNDS; u++) {
+    word[u] = 0;
+    if ((np_lane() + u * NP_WARP) * WIDE < call.values)
+      word[u] = *reinterpret_cast<const uint16_t *>(bytes + plan.first[u]) |
+                static_cast<uint32_t>(*reinterpret_cast<const uint16_t *>(bytes + plan.second[u])) << 16;
+  }
+}
+
+/* Σ v and Σ v² over the patch of the channel lane mod C. */
+template <int C, int ROUNDS>
+NP_DEVICE void count_bytes(const lane_plan<C, ROUNDS> &plan, const uint32_t (&word)[ROUNDS], double *sum,
+                           double *squares) {
+  uint32_t v[C] = {}, v2[C] = {};
+#pragma unroll
+  for (int u = 0; u < ROUNDS; u++) {
+#pragma unroll
+    for (int c = 0; c < C; c++) {
+      const uint32_t mine = plan.ones[(c + u) % C]; /* ≡ c - 2u */
+      v[c] = np_dot4(word[u], mine, v[c]);
+      v2[c] = np_dot4(word[u] & mine * 255, word[u], v2[c]);
     }
+  }
+  uint32_t own = np_warp_count(v[0]), own2 = np_warp_count(v2[0]);
+#pragma unroll
+  for (int c = 1; c < C; c++) {
+    const uint32_t other = np_warp_count(v[c]), other2 = np_warp_count(v2[c]);
+    own = np_lane() % C == c ? other : own;
+    own2 = np_lane() % C == c ? other2 : own2;
+  }
+  *sum = own, *squares = own2;
+}
+
+/* The levels of a patch, turned by the lane. */
+template <int C, int ROUNDS>
+NP_DEVICE void find_levels(const loss_call &call, const lane_plan<C, ROUNDS> &plan, const uint32_t (&word)[ROUNDS],
+                           np_level (&level)[C]) {
+  const int channel = np_lane() % C;
+  if (call.normalize) {
+    double sum, squares;
+    count_bytes<C, ROUNDS>(plan, word, &sum, &squares);
+    level[0] = standardise(call, C, plan.own, sum, squares);
+  } else {
+    level[0] = channel == 0 ? call.levels.of[0] : channel == 1 ? call.levels.of[1] : call.levels.of[2];
+  }
+#pragma unroll
+  for (int k = 1; k < C; k++) level[k] = level_from(level[0], (channel + k) % C);
+}
+
+/* d = pred - t of round u. */
+template <int C, class T>
+NP_DEVICE void difference(const loss_call &call, int u, const np_vec<T, WIDE> &pred, uint32_t word,
+                          const np_level (&level)[C], float (&d)[WIDE]) {
+  np_vec_get(pred, d);
+#pragma unroll
+  for (int i = 0; i < WIDE; i++) d[i] -= np_level_at(level[entry<C>(u, i)], np_byte(word, i, call.levels.zero));
+}
+
+/* The lane's share of Σ (pred - t)² over a row, and of its gradient. Squares are added in float32, a lane's few; in
+ * float64 where that overflows, so that no finite difference has an infinite square. dpred: the lane's first, or NULL.
+ */
+template <class T, int C, int ROUNDS>
+NP_DEVICE double compare(const loss_call &call, const np_vec<T, WIDE> (&held)[ROUNDS], const uint32_t (&word)[ROUNDS],
+                         const np_level (&level)[C], float step, int64_t at, T *dpred) {
+  float squares = 0.0f, d[WIDE];
+#pragma unroll
+  for (int u = 0; u < ROUNDS; u++) {
+    if ((np_lane() + u * NP_WARP) * WIDE >= call.values) continue;
+    difference<C>(call, u, held[u], word[u], level, d);
+#pragma unroll
+    for (int i = 0; i < WIDE; i++) {
+      squares = fmaf(d[i], d[i], squares);
+      d[i] *= step;
+    }
+    if (dpred) np_store_all(dpred + at + u * NP_WARP * WIDE, d);
+  }
+  if (squares <= 1e38f) return static_cast<double>(squares);
+  double sum = 0.0; /* beyond float32, or not a number */
+#pragma unroll
+  for (int u = 0; u < ROUNDS; u++) {
+    if ((np_lane() + u * NP_WARP) * WIDE >= call.values) continue;
+    difference<C>(call, u, held[u], word[u], level, d);
+#pragma unroll
+    for (int i = 0; i < WIDE; i++) sum += static_cast<double>(d[i]) * static_cast<double>(d[i]);
   }
   return sum;
 }
 
-/* losses[block] is the sum over the block's rows. n divides the values of a patch. room: floats a patch takes. */
-template <class T, int n>
-NP_KERNEL(MOST_THREADS)
-pixel_loss(np_pixels pixels, int64_t rows, int room, bool normalize, const int32_t *index, const float *scale,
-           const T *pred, T *dpred, double *losses) {
-  const np_shared<double> warp_losses = np_shared_at<double>(0); /* [8] */
-  const np_shared<float> level = np_shared_at<float>(8 * sizeof(double));
-  const np_shared<float> t = level + (NP_LEVELS + np_warp() * room);
-  const int across = pixels.width / pixels.patch, tokens = across * (pixels.height / pixels.patch);
-  const int values = pixels.patch * pixels.patch * pixels.channels, warps = static_cast<int>(blockDim.x) / NP_WARP;
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * warps;
-  const float step = dpred ? 2.0f * *scale / static_cast<float>(values) : 0.0f;
+/* losses[block] is the sum over the block's rows. pred may be dpred. */
+template <class T, int C, int ROUNDS>
+NP_KERNEL_BLOCKS(THREADS, sizeof(T) == 2 ? BLOCKS : BLOCKS - 1)
+pixel_loss(loss_call call, const T *pred, T *dpred) {
+  const lane_plan<C, ROUNDS> plan = plan_lane<C, ROUNDS>(call);
+  const float step = dpred ? 2.0f * *call.scale / static_cast<float>(call.values) : 0.0f;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * WARPS;
+  int64_t r = static_cast<int64_t>(blockIdx.x) * WARPS + np_warp();
   double loss = 0.0;
-  np_fill_levels(pixels, level);
-  for (int64_t r = static_cast<int64_t>(blockIdx.x) * warps + np_warp(); r < rows; r += stride) {
-    const int token = index[r];
-    T *gradient = dpred ? dpred + r * values : nullptr;
+  while (r < call.rows) {
+    const uint8_t *target = nullptr; /* lane k: of the warp's k-th row from here on */
+    if (r + np_lane() * stride < call.rows) {
+      const int token = call.index[r + np_lane() * stride];
+      const place p = target_of(call, token < 0 ? 0 : token);
+      const int64_t row = static_cast<int64_t>(p.image) * call.pixels.height + p.top;
+      if (token >= 0) target = call.pixels.u8 + (row * call.pixels.width + p.left) * C;
+    }
+    for (int k = 0; k < NP_WARP && r < call.rows; k++, r += stride) {
+      const int64_t at = r * call.values + np_lane() * WIDE;
+      np_vec<T, WIDE> held[ROUNDS];
+#pragma unroll
+      for (int u = 0; u < ROUNDS; u++)
+        if ((np_lane() + u * NP_WARP) * WIDE < call.values) held[u] = np_vec_load<WIDE>(pred + at + u * NP_WARP * WIDE);
+      const uint8_t *bytes =
+          reinterpret_cast<const uint8_t *>(np_shuffle(reinterpret_cast<unsigned long long>(target), k));
+      if (!bytes) {
+        const float zeros[WIDE] = {};
+        for (int j = np_lane() * WIDE; dpred && j < call.values; j += NP_WARP * WIDE)
+          np_store_all(dpred + r * call.values + j, zeros);
+        continue;
+      }
+      uint32_t word[ROUNDS];
+      np_level level[C];
+      read_patch(call, plan, bytes, word);
+      find_levels(call, plan, word, level);
+      loss += compare<T, C, ROUNDS>(call, held, word, level, step, at, dpred);
+    }
+  }
+  loss = np_block_sum(loss, THREADS, np_shared_at<double>(0));
+  if (threadIdx.x == 0) call.losses[blockIdx.x] = loss / call.values;
+}
+
+/* A patch's pixels in (row, column, channel) order, by a warp: a lane goes 32 values at a time. */
+typedef struct walk {
+  int c, x, y, step_c, step_x, step_y;
+} walk;
+NP_DEVICE walk walk_from(const np_pixels &p, int lane) {
+  const int columns = NP_WARP / p.channels;
+  return {lane % p.channels,    lane / p.channels % p.patch, lane / p.channels / p.patch,
+          NP_WARP % p.channels, columns % p.patch,           columns / p.patch};
+}
+NP_DEVICE void walk_on(const np_pixels &p, walk *at) {
+  at->c += at->step_c;
+  at->x += at->step_x + (at->c >= p.channels ? 1 : 0);
+  at->c -= at->c >= p.channels ? p.channels : 0;
+  at->y += at->step_y + (at->x >= p.patch ? 1 : 0);
+  at->x -= at->x >= p.patch ? p.patch : 0;
+}
+
+/* f(value, channel, place in the patch) of this lane's pixels of a patch. */
+template <class F> NP_DEVICE void each_pixel(const loss_call &call, const place &p, F f) {
+  walk at = walk_from(call.pixels, np_lane());
+  for (int j = np_lane(); j < call.values; j += NP_WARP) {
+    f(np_pixel_at(call.pixels, p.image, p.top + at.y, p.left + at.x, at.c), at.c, j);
+    walk_on(call.pixels, &at);
+  }
+}
+
+/* Float pixels are standardised in float32: deviations from a rounded mean are exact for a patch of nearly one colour,
+ * and their average, which is what rounding took from the mean, is taken off them again (as in norm.cu). A patch of one
+ * colour so gives 0. */
+NP_DEVICE np_level standardise_floats(const loss_call &call, const place &p) {
+  const float n = static_cast<float>(call.values);
+  float sum = 0.0f, missed = 0.0f, squares = 0.0f;
+  each_pixel(call, p, [&](float x, int, int) { sum += x; });
+  const float mean = np_warp_sum(sum) / n;
+  each_pixel(call, p, [&](float x, int, int) {
+    missed += x - mean;
+    squares = fmaf(x - mean, x - mean, squares);
+  });
+  missed = np_warp_sum(missed) / n;
+  const float var = (np_warp_sum(squares) - missed * missed * n) / (n - 1.0f), factor = 1.0f / sqrtf(var + 1e-6f);
+  return {mean, factor, -missed * factor};
+}
+
+NP_DEVICE np_level standardise_bytes(const loss_call &call, const place &p) {
+  double sum[3] = {}, squares[3] = {};
+  each_pixel(call, p, [&](float x, int channel, int) {
+#pragma unroll
+    for (int c = 0; c < 3; c++) {
+      const double v = channel == c ? static_cast<double>(x) - NP_BYTE_BASE : 0.0;
+      sum[c] += v;
+      squares[c] += v * v;
+    }
+  });
+#pragma unroll
+  for (int c = 0; c < 3; c++) {
+    sum[c] = np_warp_sum(sum[c]);
+    squares[c] = np_warp_sum(squares[c]);
+  }
+  const int c = np_lane() % call.pixels.channels;
+  return standardise(call, call.pixels.channels, call.channel[c],
+                     c == 0   ? sum[0]
+                     : c == 1 ? sum[1]
+                              : sum[2],
+                     c == 0   ? squares[0]
+                     : c == 1 ? squares[1]
+                              : squares[2]);
+}
+
+/* The same for any pixels, patch and alignment. A single value has no variance (0/0), as in the reference. */
+template <class T> NP_KERNEL(THREADS) pixel_loss_any(loss_call call, const T *pred, T *dpred) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * WARPS;
+  const float step = dpred ? 2.0f * *call.scale / static_cast<float>(call.values) : 0.0f;
+  double loss = 0.0;
+  for (int64_t r = static_cast<int64_t>(blockIdx.x) * WARPS + np_warp(); r < call.rows; r += stride) {
+    const int token = call.index[r];
+    const int64_t row = r * call.values;
     if (token < 0) {
-      const float zeros[n] = {};
-      for (int j = np_lane() * n; gradient && j < values; j += NP_WARP * n) np_store_all(gradient + j, zeros);
+      for (int j = np_lane(); dpred && j < call.values; j += NP_WARP) np_store(dpred + row + j, 0.0f);
       continue;
     }
-    const float sum = np_read_patch(pixels, token / tokens, token % tokens + 1, false, level, t);
-    if (normalize) standardise(values, sum, t);
-    np_warp_sync();
-    const double squares = compare<T, n>(values, step, t, pred + r * values, gradient);
-    loss += np_warp_sum(squares) / values;
-    np_warp_sync();
+    const place p = target_of(call, token);
+    np_level level[3] = {call.levels.of[0], call.levels.of[1], call.levels.of[2]};
+    if (call.normalize && call.pixels.u8) {
+      const np_level own = standardise_bytes(call, p);
+      for (int c = 0; c < call.pixels.channels; c++) level[c] = level_from(own, c);
+    } else if (call.normalize) {
+      level[0] = level[1] = level[2] = standardise_floats(call, p);
+    }
+    each_pixel(call, p, [&](float x, int c, int j) {
+      const float d = np_load(pred + row + j) - np_level_at(c == 0 ? level[0] : c == 1 ? level[1] : level[2], x);
+      loss += static_cast<double>(d) * static_cast<double>(d);
+      if (dpred) np_store(dpred + row + j, d * step);
+    });
   }
-  if (np_lane() == 0) warp_losses[np_warp()] = loss;
-  np_block_sync();
-  if (threadIdx.x != 0) return;
-  for (int w = 1; w < warps; w++) loss += warp_losses[w];
-  losses[blockIdx.x] = loss;
+  loss = np_block_sum(loss, THREADS, np_shared_at<double>(0));
+  if (threadIdx.x == 0) call.losses[blockIdx.x] = loss / call.values;
 }
 
 /* ---- launchers ---- */
@@ -105,43 +331,39 @@ extern "C" size_t np_kernel_pixel_loss_scratch(const np_gpu *gpu) {
   return static_cast<size_t>(gpu->processors) * BLOCKS * sizeof(double);
 }
 
-typedef struct loss_call { /* the operands of the operator */
-  const np_pixels *pixels;
-  int64_t rows;
-  const int32_t *index;
-  bool normalize;
-  const float *scale;
-  const void *pred;
-  void *dpred;
-} loss_call;
-
-template <class T, int n>
-static np_status launch(const np_gpu *gpu, const loss_call *call, int warps, int64_t blocks, double *losses) {
-  const int room = np_patch_room(call->pixels);
-  const size_t bytes = 8 * sizeof(double) + (NP_LEVELS + static_cast<size_t>(warps * room)) * sizeof(float);
-  return np_launch(gpu, "pixel_loss", pixel_loss<T, n>, dim3(static_cast<unsigned>(blocks)), warps * NP_WARP, bytes,
-                   *call->pixels, call->rows, room, call->normalize, call->index, call->scale,
-                   static_cast<const T *>(call->pred), static_cast<T *>(call->dpred), losses);
+template <class T>
+static np_status launch(const np_gpu *gpu, const loss_call &call, int64_t blocks, const void *pred_, void *dpred_) {
+  const np_pixels &p = call.pixels;
+  const T *pred = static_cast<const T *>(pred_);
+  T *dpred = static_cast<T *>(dpred_);
+  const int most = p.channels == 1 ? 2 : p.channels == 3 ? 6 : 0, rounds = (call.values + 127) / 128;
+  const bool fits = p.u8 && np_aligned(p.u8, 2) && p.patch % 2 == 0 && rounds <= most && np_aligned(pred, 16) &&
+                    np_aligned(dpred, 16);
+  void (*kernel)(loss_call, const T *, T *) = pixel_loss_any<T>;
+  if (fits) kernel = p.channels == 1 ? pixel_loss<T, 1, 2> : rounds <= 5 ? pixel_loss<T, 3, 5> : pixel_loss<T, 3, 6>;
+  return np_launch(gpu, "pixel_loss", kernel, dim3(static_cast<unsigned>(blocks)), THREADS, WARPS * sizeof(double),
+                   call, pred, dpred);
 }
 
 extern "C" np_status np_kernel_pixel_loss(const np_gpu *gpu, np_dtype act, const np_pixels *pixels, int64_t rows,
                                           const int32_t *index, bool normalize, const float *scale, const void *pred,
                                           void *dpred, double *loss, bool accumulate, void *scratch) {
-  np_status st = np_patch_check(gpu, pixels);
+  np_status st = np_patch_check(pixels);
   if (st != NP_OK) return st;
-  const loss_call call = {pixels, rows, index, normalize, scale, pred, dpred};
-  double *losses = static_cast<double *>(scratch);
-  const int warps = np_patch_warps(gpu, pixels);
-  const int64_t wanted = (rows + warps - 1) / warps, most = static_cast<int64_t>(gpu->processors) * BLOCKS;
-  const int64_t blocks = wanted < most ? wanted : most;
-  const bool four =
-      pixels->patch * pixels->patch * pixels->channels % 4 == 0 && np_aligned(pred, 16) && np_aligned(dpred, 16);
-  if (act == NP_BF16) {
-    st = four ? launch<np_bf16, 4>(gpu, &call, warps, blocks, losses)
-              : launch<np_bf16, 1>(gpu, &call, warps, blocks, losses);
-  } else {
-    st = four ? launch<float, 4>(gpu, &call, warps, blocks, losses)
-              : launch<float, 1>(gpu, &call, warps, blocks, losses);
+  const int across = pixels->width / pixels->patch, each = pixels->patch * pixels->patch;
+  loss_call call = {};
+  call.pixels = *pixels, call.levels = np_levels_of(pixels);
+  for (int c = 0; c < pixels->channels; c++) {
+    const double mean = static_cast<double>(pixels->mean[c]), std = static_cast<double>(pixels->std[c]);
+    call.channel[c] = {1.0 / (255.0 * std), -mean / std, 255.0 * std};
   }
-  return st == NP_OK ? np_total(gpu, "pixel_loss_total", blocks, losses, loss, accumulate) : st;
+  call.values = each * pixels->channels, call.across = across, call.tokens = across * (pixels->height / pixels->patch);
+  call.each = each, call.per_each = 1.0 / each, call.per_channel = 1.0 / pixels->channels;
+  call.per_free = 1.0 / (call.values - 1);
+  call.rows = rows, call.normalize = normalize, call.index = index, call.scale = scale;
+  call.losses = static_cast<double *>(scratch);
+  const int64_t wanted = (rows + WARPS - 1) / WARPS, most = static_cast<int64_t>(gpu->processors) * BLOCKS;
+  const int64_t blocks = wanted < most ? wanted : most;
+  st = act == NP_BF16 ? launch<np_bf16>(gpu, call, blocks, pred, dpred) : launch<float>(gpu, call, blocks, pred, dpred);
+  return st == NP_OK ? np_total(gpu, "pixel_loss_total", blocks, call.losses, loss, accumulate) : st;
 }

@@ -68,41 +68,34 @@ gather_rows(int64_t rows, int64_t words, const int32_t *index, const Word *x, Wo
   }
 }
 
-enum { SCATTER_ROWS = 32 }; /* rows of dx a block finds the sources of at a time: one search for all of them */
-
-/* The first r with index[r] >= target, or < 0; `rows` when there is none. */
+/* The first r with index[r] >= target, or < 0; `rows` when there is none. By a warp, which looks at 32 places at a
+ * time: three steps for 32768 rows, where halving takes fifteen, each as long as a load. */
 NP_DEVICE int64_t first_at_least(const int32_t *index, int64_t rows, int64_t target) {
   int64_t low = 0, high = rows;
   while (low < high) {
-    const int64_t middle = low + (high - low) / 2;
-    if (index[middle] >= 0 && index[middle] < target) low = middle + 1;
-    else high = middle;
+    const int64_t step = (high - low + NP_WARP - 1) / NP_WARP, last = low + (np_lane() + 1) * step - 1;
+    const bool before = last < high && index[last] >= 0 && index[last] < target;
+    low += np_warp_count(before ? 1 : 0) * step;
+    high = low + step - 1 < high ? low + step - 1 : high;
   }
-  return low;
+  return low < rows ? low : rows;
 }
 
-/* Each row of dx is written once, as a copy or as zeros. Rows t0 … t0+31 come from at most 32 rows of dy that follow
- * each other, for the index ascends. */
+/* Each row of dx is written once, as a copy or as zeros. A block takes 32 rows. They come from at most 32 rows of dy
+ * that follow each other, for the index ascends: the r-th of them that is there comes from the r-th of those. Each warp
+ * finds out for itself, so that none waits for another. */
 template <class Word>
 NP_KERNEL(THREADS)
 scatter_rows(int64_t rows, int64_t total, int64_t words, const int32_t *index, const Word *dy, Word *dx) {
-  const np_shared<int> source = np_shared_at<int>(0); /* [SCATTER_ROWS]: row of dy behind the first, or -1 */
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * SCATTER_ROWS;
-  const int thread = static_cast<int>(threadIdx.x);
-  for (int64_t t0 = static_cast<int64_t>(blockIdx.x) * SCATTER_ROWS; t0 < total; t0 += stride) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * NP_WARP;
+  for (int64_t t0 = static_cast<int64_t>(blockIdx.x) * NP_WARP; t0 < total; t0 += stride) {
     const int64_t r0 = first_at_least(index, rows, t0);
-    if (thread < SCATTER_ROWS) source[thread] = -1;
-    np_block_sync();
-    if (thread < SCATTER_ROWS && r0 + thread < rows) {
-      const int64_t t = index[r0 + thread];
-      if (t >= t0 && t < t0 + SCATTER_ROWS) source[static_cast<int>(t - t0)] = thread;
+    const int64_t t = r0 + np_lane() < rows ? index[r0 + np_lane()] - t0 : -1;
+    const uint32_t there = np_warp_count(t >= 0 && t < NP_WARP ? 1u << t : 0u); /* bit i: row t0 + i is a copy */
+    for (int i = np_warp(); i < NP_WARP && t0 + i < total; i += WARPS) {
+      const int64_t from = r0 + np_ones(there & ((1u << i) - 1));
+      copy_row(words, there >> i & 1 ? dy + from * words : nullptr, dx + (t0 + i) * words);
     }
-    np_block_sync();
-    for (int i = np_warp(); i < SCATTER_ROWS && t0 + i < total; i += WARPS) {
-      const int from = source[i];
-      copy_row(words, from < 0 ? nullptr : dy + (r0 + from) * words, dx + (t0 + i) * words);
-    }
-    np_block_sync();
   }
 }
 
@@ -189,10 +182,9 @@ extern "C" np_status np_kernel_gather_rows(const np_gpu *gpu, np_dtype act, int6
 template <class Word>
 static np_status launch_scatter(const np_gpu *gpu, int64_t rows, int64_t total, size_t row_bytes, const int32_t *index,
                                 const void *dy, void *dx) {
-  const unsigned blocks = np_grid(gpu, (total + SCATTER_ROWS - 1) / SCATTER_ROWS);
-  return np_launch(gpu, "scatter_rows", scatter_rows<Word>, dim3(blocks), THREADS, SCATTER_ROWS * sizeof(int), rows,
-                   total, static_cast<int64_t>(row_bytes / sizeof(Word)), index, static_cast<const Word *>(dy),
-                   static_cast<Word *>(dx));
+  return np_launch(gpu, "scatter_rows", scatter_rows<Word>, dim3(np_grid(gpu, (total + NP_WARP - 1) / NP_WARP)),
+                   THREADS, 0, rows, total, static_cast<int64_t>(row_bytes / sizeof(Word)), index,
+                   static_cast<const Word *>(dy), static_cast<Word *>(dx));
 }
 
 extern "C" np_status np_kernel_scatter_rows(const np_gpu *gpu, np_dtype act, int64_t rows, int64_t total, int width,

@@ -37,6 +37,7 @@
 #define NP_KERNEL(threads)                [[maybe_unused]] static void
 #define NP_KERNEL_BLOCKS(threads, blocks) [[maybe_unused]] static void
 #define NP_DEVICE                         [[maybe_unused]] static inline
+#define NP_HOST_DEVICE                    [[maybe_unused]] static inline
 
 /* ---- CUDA's names ---- */
 #define threadIdx (simt::here.self->index)
@@ -115,6 +116,21 @@ NP_DEVICE float np_exp2(float x) {
   float value = exp2f(x);
   return value < 0x1p-126f ? 0.0f : value; /* NaN stays */
 }
+NP_DEVICE float np_byte(uint32_t word, int i, uint32_t zero) {
+  uint32_t bits = (zero & 0xffff00ffu) | (word >> 8 * i & 0xff) << 8;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+NP_DEVICE uint32_t np_dot4(uint32_t a, uint32_t b, uint32_t sum) {
+  for (int i = 0; i < 32; i += 8) sum += (a >> i & 0xff) * (b >> i & 0xff);
+  return sum;
+}
+NP_DEVICE uint32_t np_warp_count(uint32_t value) {
+  for (int mask = simt::LANES / 2; mask > 0; mask /= 2) value += np_shuffle_xor(value, mask);
+  return value;
+}
+NP_DEVICE int np_ones(uint32_t value) { return __builtin_popcount(value); }
 
 /* ---- tensor cores ---- */
 NP_DEVICE void np_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
