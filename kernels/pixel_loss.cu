@@ -362,7 +362,8 @@ extern "C" np_status np_kernel_pixel_loss(const np_gpu *gpu, np_dtype act, const
   call.per_free = 1.0 / (call.values - 1);
   call.rows = rows, call.normalize = normalize, call.index = index, call.scale = scale;
   call.losses = static_cast<double *>(scratch);
-  const int64_t wanted = (rows + WARPS - 1) / WARPS, most = static_cast<int64_t>(gpu->processors) * BLOCKS;
+  const int held = act == NP_BF16 ? BLOCKS : BLOCKS - 1;
+  const int64_t wanted = (rows + WARPS - 1) / WARPS, most = static_cast<int64_t>(gpu->processors) * held;
   const int64_t blocks = wanted < most ? wanted : most;
   st = act == NP_BF16 ? launch<np_bf16>(gpu, call, blocks, pred, dpred) : launch<float>(gpu, call, blocks, pred, dpred);
   return st == NP_OK ? np_total(gpu, "pixel_loss_total", blocks, call.losses, loss, accumulate) : st;

@@ -71,6 +71,32 @@ static void test_shuffles(void **) {
 
 /* ---- numbers ---- */
 
+NP_KERNEL(32) bytes(const uint32_t *in, float *number, uint32_t *out) {
+  int i = np_lane();
+  for (int k = 0; k < 4; k++) number[4 * i + k] = np_byte(in[i], k, NP_BYTE_ZERO);
+  out[i] = np_dot4(in[i], in[i ^ 1], 7);
+  out[32 + i] = np_warp_count(in[i] & 0xffff);
+  out[64 + i] = static_cast<uint32_t>(np_ones(in[i]));
+}
+static void test_bytes(void **) {
+  uint32_t in[32], out[96], sum = 0;
+  float number[128];
+  for (uint32_t i = 0; i < 32; i++) sum += (in[i] = i * 0x9e3779b9u) & 0xffff;
+  OK(np_launch(&GPU, "bytes", bytes, dim3(1), 32, 0, static_cast<const uint32_t *>(in), &number[0], &out[0]));
+  for (int i = 0; i < 32; i++) {
+    uint32_t dot = 7, ones = 0;
+    for (int k = 0; k < 4; k++) {
+      const uint32_t byte = in[i] >> 8 * k & 0xff;
+      assert_true(number[4 * i + k] == static_cast<float>(32768 + byte));
+      dot += byte * (in[i ^ 1] >> 8 * k & 0xff);
+    }
+    for (int k = 0; k < 32; k++) ones += in[i] >> k & 1;
+    assert_int_equal(out[i], dot);
+    assert_int_equal(out[32 + i], sum);
+    assert_int_equal(out[64 + i], ones);
+  }
+}
+
 NP_KERNEL(32) numbers(const float *in, float *out, uint32_t *pair) {
   int i = np_lane();
   out[i] = np_widen(np_narrow(in[i]));
@@ -216,7 +242,7 @@ int main() {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_names),    cmocka_unit_test(test_shuffles), cmocka_unit_test(test_numbers),
       cmocka_unit_test(test_product),  cmocka_unit_test(test_matrices), cmocka_unit_test(test_copies),
-      cmocka_unit_test(test_pointers),
+      cmocka_unit_test(test_pointers), cmocka_unit_test(test_bytes),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }
