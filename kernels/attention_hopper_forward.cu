@@ -24,6 +24,7 @@
 #include "kernels/hopper.cuh"
 #include "kernels/kernels.h"
 #include "ops/attention_tiles.h"
+#include <cstdlib>
 
 /* ---- kernels ---- */
 
@@ -101,15 +102,14 @@ template <int width> NP_DEVICE void load_q(np_shared<const np_bf16> tile, uint32
 
 /* One row's softmax so far: of the two rows, g and g+8, that a lane has a part in. */
 typedef struct softmax_state {
-  float top[2], sum[2]; /* what scores are taken relative to; the lane's share of Σ exp */
+  float top[2], sum[2], factor[2]; /* largest score; the lane's share of Σ exp; what this tile scales the past by */
 } softmax_state;
 
 /* Scores become probabilities relative to `top`. That follows the largest score so far only once it is left behind by
  * 2^SLACK, which is rare: until then nothing that was added up needs scaling, and nothing is near the ends of float32.
- * Returns whether a row of the warp was left behind; factor: what the rows' past is then scaled by. scale: of scores,
- * to base 2. */
-NP_DEVICE bool softmax(float (&s)[32], softmax_state *state, float scale, float (&factor)[2]) {
-  constexpr float SLACK = 8.0f;
+ * Returns whether a row of the warp was left behind. scale: of scores, to base 2. */
+template <bool lazy> NP_DEVICE bool softmax(float (&s)[32], softmax_state *state, float scale) {
+  constexpr float SLACK = lazy ? 8.0f : 0.0f;
   float top[2];
 #pragma unroll
   for (int r = 0; r < 2; r++) {
@@ -119,14 +119,14 @@ NP_DEVICE bool softmax(float (&s)[32], softmax_state *state, float scale, float 
     top[r] = fmaxf(top[r], np_shuffle_xor(top[r], 1));
     top[r] = fmaxf(top[r], np_shuffle_xor(top[r], 2));
   }
-  bool behind = np_warp_any((top[0] - state->top[0]) * scale > SLACK || (top[1] - state->top[1]) * scale > SLACK);
+  bool behind = !lazy || np_warp_any((top[0] - state->top[0]) * scale > SLACK || (top[1] - state->top[1]) * scale > SLACK);
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     if (behind) {
       top[r] = fmaxf(top[r], state->top[r]);
-      factor[r] = np_exp2((state->top[r] - top[r]) * scale);
+      state->factor[r] = np_exp2((state->top[r] - top[r]) * scale);
       state->top[r] = top[r];
-      state->sum[r] *= factor[r];
+      state->sum[r] *= state->factor[r];
     }
     float base = state->top[r] * scale, sum = 0.0f;
 #pragma unroll
@@ -140,20 +140,12 @@ NP_DEVICE bool softmax(float (&s)[32], softmax_state *state, float scale, float 
   return behind;
 }
 
-/* Hide the keys of tile j that rows g and g+8 do not see; tiles that are full and inside are left alone. */
-NP_DEVICE void hide_where_needed(float (&s)[32], const np_attention_map *map, int tile, int j) {
+/* Hide the keys of tile j from `limit` on, of rows g and g+8; tiles that are full and inside are left alone. */
+NP_DEVICE void hide_where_needed(float (&s)[32], const np_attention_map *map, int tile, int j, const int (&limit)[2]) {
   if (np_attention_kind(map, tile, j) == NP_TILE_FULL && (j + 1) * NP_TILE_ROWS <= map->tokens) return;
 #pragma unroll
-  for (int r = 0; r < 2; r++) {
-    int query = tile * NP_TILE_ROWS + np_warp() % CONSUMER_WARPS * 16 + np_lane() / 4 + 8 * r;
-    int limit = query < map->tokens ? np_attention_limit(map, query) : map->tokens;
-    limit -= j * NP_TILE_ROWS + np_lane() % 4 * 2; /* of the lane's keys, counted from its first */
-#pragma unroll
-    for (int i = 2 * r; i < 32; i += 4) {
-      if (i / 4 * 8 >= limit) s[i] = -INFINITY;
-      if (i / 4 * 8 + 1 >= limit) s[i + 1] = -INFINITY;
-    }
-  }
+  for (int i = 0; i < 32; i++)
+    if (j * NP_TILE_ROWS + i / 4 * 8 + np_lane() % 4 * 2 + i % 2 >= limit[i / 2 % 2]) s[i] = -INFINITY;
 }
 
 template <int width>
@@ -180,160 +172,107 @@ template <int width> NP_DEVICE void rescale(float (&o)[width / 2], const float (
   for (int i = 0; i < width / 2; i++) o[i] *= factor[i / 2 % 2];
 }
 
-/* What a consumer is at: its query tile of an item, and the key tiles that tile sees. */
-typedef struct forward_turn {
-  int round, tile, tiles;
-  forward_item it;
-} forward_turn;
-
-/* The consumer's part of round `round`; false beyond the last. */
-NP_DEVICE bool turn_of(const forward_task *task, int round, int w, forward_turn *turn) {
-  int number = np_round_item(round);
-  if (round * static_cast<int>(gridDim.x) >= task->items || number >= task->items) return false;
-  turn->round = round;
-  turn->it = item_of(task, number);
-  turn->tile = turn->it.tile + w;
-  bool exists = turn->tile < np_attention_query_tiles(&turn->it.map);
-  turn->tiles = exists ? np_attention_key_tiles(&turn->it.map, turn->tile) : 0;
-  return true;
-}
-
 /* Results of one consumer's 64 queries. */
 template <int width>
-NP_DEVICE void finish(const forward_task *task, const forward_turn *turn, float scale, const float (&o)[width / 2],
-                      const softmax_state *state) {
+NP_DEVICE void finish(const forward_task *task, const forward_item *it, int tile, float scale,
+                      const float (&o)[width / 2], softmax_state *state) {
   np_bf16 *row[2];
-  float inverse[2];
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     float sum = state->sum[r];
     sum += np_shuffle_xor(sum, 1);
     sum += np_shuffle_xor(sum, 2);
-    inverse[r] = 1.0f / sum;
-    int i = turn->tile * NP_TILE_ROWS + np_warp() % CONSUMER_WARPS * 16 + np_lane() / 4 + 8 * r;
+    state->factor[r] = 1.0f / sum;
+    int i = tile * NP_TILE_ROWS + np_warp() % CONSUMER_WARPS * 16 + np_lane() / 4 + 8 * r;
     bool inside = i < task->tokens;
-    int64_t token = static_cast<int64_t>(turn->it.image) * task->tokens + i;
-    row[r] = inside ? task->out + (token * task->heads + turn->it.head) * width : nullptr;
+    int64_t token = static_cast<int64_t>(it->image) * task->tokens + i;
+    row[r] = inside ? task->out + (token * task->heads + it->head) * width : nullptr;
     if (inside && task->lse && np_lane() % 4 == 0)
-      task->lse[(static_cast<int64_t>(turn->it.image) * task->heads + turn->it.head) * task->tokens + i] =
+      task->lse[(static_cast<int64_t>(it->image) * task->heads + it->head) * task->tokens + i] =
           fmaf(state->top[r], scale, logf(sum));
   }
-  np_rows_store(o, inverse, row);
+  np_rows_store(o, state->factor, row);
 }
 
-/* Let `count` key tiles pass that only the other consumer sees. */
-template <int width> NP_DEVICE void pass(int *used, int count) {
-  typedef forward_memory<width> memory;
-  memory m;
-  for (int end = *used + count; *used < end; ++*used) {
-    int slot = np_ring_slot<SLOTS>(*used), parity = np_ring_parity<SLOTS>(*used);
-    np_barrier_wait(m.barriers + (memory::K_FULL + slot), parity);
-    np_barrier_release(m.barriers + (memory::K_EMPTY + slot));
-    np_barrier_wait(m.barriers + (memory::V_FULL + slot), parity);
-    np_barrier_release(m.barriers + (memory::V_EMPTY + slot));
-  }
-}
-
-template <int width> NP_DEVICE void take_queries(int round, int w, uint32_t (&q)[width / 16][4]) {
-  typedef forward_memory<width> memory;
-  memory m;
-  np_barrier_wait(m.barriers + (memory::Q_FULL + w), round % 2);
-  load_q<width>(m.q + w * (memory::TILE / 2), q);
-  np_barrier_release(m.barriers + (memory::Q_EMPTY + w));
-}
-
-/* A consumer: warpgroup 1 + w. One pipeline from its first query tile to its last: the first scores of the next tile
- * are under way with the last values of this one. */
-template <int width> NP_DEVICE void consume(const forward_task *task, int w) {
+/* A consumer: warpgroup 1 + w. */
+template <int width, bool lazy> NP_DEVICE void consume(const forward_task *task, int w) {
   typedef forward_memory<width> memory;
   memory m;
   constexpr float scale = np_score_scale<width>, scale2 = scale * NP_LOG2_E;
-  constexpr softmax_state fresh = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}};
-  uint32_t q[width / 16][4], p[4][4];
-  float s[32], o[width / 2], factor[2];
-  softmax_state state = fresh;
-  forward_turn turn;
-  int used = 0; /* the key tile in p */
-  bool more = turn_of(task, 0, w, &turn), primed = false;
-  for (int j = 0; more;) {
-    if (!primed) {
-      take_queries<width>(turn.round, w, q);
-      if (turn.tiles == 0) {
-        pass<width>(&used, turn.it.key_tiles);
-        more = turn_of(task, turn.round + 1, w, &turn);
-        continue;
+  int used = 0, taken = 0;
+  for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
+    int number = np_round_item(round);
+    if (number >= task->items) break;
+    forward_item it = item_of(task, number);
+    int tile = it.tile + w, first = used;
+    int tiles = tile < np_attention_query_tiles(&it.map) ? np_attention_key_tiles(&it.map, tile) : 0;
+    uint32_t q[width / 16][4], p[4][4];
+    float s[32], o[width / 2];
+    softmax_state state = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}, {0.0f, 0.0f}};
+    int limit[2];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      int i = tile * NP_TILE_ROWS + np_warp() % CONSUMER_WARPS * 16 + np_lane() / 4 + 8 * r;
+      limit[r] = i < task->tokens ? np_attention_limit(&it.map, i) : task->tokens;
+    }
+
+    np_barrier_wait(m.barriers + (memory::Q_FULL + w), taken++ % 2);
+    load_q<width>(m.q + w * (memory::TILE / 2), q);
+    np_barrier_release(m.barriers + (memory::Q_EMPTY + w));
+
+    if (tiles > 0) {
+      np_barrier_wait(m.barriers + (memory::K_FULL + np_ring_slot<SLOTS>(used)), np_ring_parity<SLOTS>(used));
+      issue_scores<width>(s, q, m.k + np_ring_slot<SLOTS>(used) * (memory::TILE / 2));
+      np_wgmma_wait<0>();
+      np_wgmma_hold(s);
+      np_barrier_release(m.barriers + (memory::K_EMPTY + np_ring_slot<SLOTS>(used)));
+      hide_where_needed(s, &it.map, tile, 0, limit);
+      softmax<lazy>(s, &state, scale2);
+      np_sums_to_a(s, p);
+      for (int j = 1; j < tiles; j++, used++) {
+        int slot = np_ring_slot<SLOTS>(used), next = np_ring_slot<SLOTS>(used + 1);
+        np_barrier_wait(m.barriers + (memory::K_FULL + next), np_ring_parity<SLOTS>(used + 1));
+        issue_scores<width>(s, q, m.k + next * (memory::TILE / 2));
+        np_barrier_wait(m.barriers + (memory::V_FULL + slot), np_ring_parity<SLOTS>(used));
+        issue_values<width>(o, p, m.v + slot * (memory::TILE / 2), j > 1);
+        np_wgmma_wait<1>();
+        np_wgmma_hold(s);
+        np_barrier_release(m.barriers + (memory::K_EMPTY + next));
+        hide_where_needed(s, &it.map, tile, j, limit);
+        bool behind = softmax<lazy>(s, &state, scale2);
+        /* ptxas moves work on registers past a wait for products, but not past a branch. Without this one, a wait for
+         * what is there, all of the softmax came after P·V, not beside it. */
+        np_wgmma_hold(s);
+        np_wgmma_hold(state.sum);
+        np_barrier_wait(m.barriers + (memory::V_FULL + slot), np_ring_parity<SLOTS>(used));
+        np_wgmma_wait<0>();
+        np_wgmma_hold(o);
+        np_barrier_release(m.barriers + (memory::V_EMPTY + slot));
+        if (!lazy || behind) rescale<width>(o, state.factor);
+        np_sums_to_a(s, p);
       }
       int slot = np_ring_slot<SLOTS>(used);
+      np_barrier_wait(m.barriers + (memory::V_FULL + slot), np_ring_parity<SLOTS>(used));
+      issue_values<width>(o, p, m.v + slot * (memory::TILE / 2), tiles > 1);
+      np_wgmma_wait<0>();
+      np_wgmma_hold(o);
+      np_barrier_release(m.barriers + (memory::V_EMPTY + slot));
+      used++;
+      finish<width>(task, &it, tile, scale, o, &state);
+    }
+    for (; used < first + it.key_tiles; used++) { /* what only the other consumer sees */
+      int slot = np_ring_slot<SLOTS>(used);
       np_barrier_wait(m.barriers + (memory::K_FULL + slot), np_ring_parity<SLOTS>(used));
-      issue_scores<width>(s, q, m.k + slot * (memory::TILE / 2));
-      np_wgmma_wait<0>();
-      np_wgmma_hold(s);
       np_barrier_release(m.barriers + (memory::K_EMPTY + slot));
-      hide_where_needed(s, &turn.it.map, turn.tile, 0);
-      state = fresh;
-      softmax(s, &state, scale2, factor);
-      np_sums_to_a(s, p);
-    }
-    /* The tile after this one, of this item or of the next. */
-    forward_turn next = turn;
-    softmax_state done = state;
-    bool last = j + 1 == turn.tiles, going = true;
-    int following = used + 1, i = j + 1;
-    if (last) {
-      int rest = turn.it.key_tiles - turn.tiles;
-      more = turn_of(task, turn.round + 1, w, &next);
-      going = more && next.tiles > 0 && rest < SLOTS - 1; /* the ring cannot turn round before p's values are used */
-      i = 0;
-      if (going) {
-        pass<width>(&following, rest);
-        take_queries<width>(next.round, w, q);
-        state = fresh;
-      }
-    }
-    int slot = np_ring_slot<SLOTS>(used), parity = np_ring_parity<SLOTS>(used);
-    if (going) {
-      int place = np_ring_slot<SLOTS>(following);
-      np_barrier_wait(m.barriers + (memory::K_FULL + place), np_ring_parity<SLOTS>(following));
-      issue_scores<width>(s, q, m.k + place * (memory::TILE / 2));
-      np_barrier_wait(m.barriers + (memory::V_FULL + slot), parity);
-      issue_values<width>(o, p, m.v + slot * (memory::TILE / 2), j > 0);
-      np_wgmma_wait<1>();
-      np_wgmma_hold(s);
-      np_barrier_release(m.barriers + (memory::K_EMPTY + place));
-      hide_where_needed(s, &next.it.map, next.tile, i);
-      bool behind = softmax(s, &state, scale2, factor);
-      /* ptxas moves work on registers past a wait for products, but not past a branch. Without this one, a wait for
-       * what is there, all of the softmax came after P·V, not beside it. */
-      np_wgmma_hold(s);
-      np_wgmma_hold(state.sum);
-      np_barrier_wait(m.barriers + (memory::V_FULL + slot), parity);
-      np_wgmma_wait<0>();
-      np_wgmma_hold(o);
+      np_barrier_wait(m.barriers + (memory::V_FULL + slot), np_ring_parity<SLOTS>(used));
       np_barrier_release(m.barriers + (memory::V_EMPTY + slot));
-      if (last) finish<width>(task, &turn, scale, o, &done);
-      else if (behind) rescale<width>(o, factor);
-      np_sums_to_a(s, p);
-    } else {
-      np_barrier_wait(m.barriers + (memory::V_FULL + slot), parity);
-      issue_values<width>(o, p, m.v + slot * (memory::TILE / 2), j > 0);
-      np_wgmma_wait<0>();
-      np_wgmma_hold(o);
-      np_barrier_release(m.barriers + (memory::V_EMPTY + slot));
-      finish<width>(task, &turn, scale, o, &done);
-      ++used;
-      pass<width>(&used, turn.it.key_tiles - turn.tiles);
-      following = used;
     }
-    used = following;
-    turn = next;
-    j = i;
-    primed = going;
   }
 }
 
 #endif /* NP_HOPPER_CODE */
 
-template <int width> NP_KERNEL_BLOCKS(THREADS, 1) hopper_forward(NP_MAP map, const forward_task task) {
+template <int width, bool lazy> NP_KERNEL_BLOCKS(THREADS, 1) hopper_forward(NP_MAP map, const forward_task task) {
 #ifdef NP_HOPPER_CODE
   typedef forward_memory<width> memory;
   memory m;
@@ -351,7 +290,7 @@ template <int width> NP_KERNEL_BLOCKS(THREADS, 1) hopper_forward(NP_MAP map, con
     if (threadIdx.x == 0) produce<width>(&map, &task);
   } else {
     np_registers_take<240>();
-    consume<width>(&task, np_shuffle(static_cast<int>(threadIdx.x) / NP_GROUP, 0) - 1);
+    consume<width, lazy>(&task, np_shuffle(static_cast<int>(threadIdx.x) / NP_GROUP, 0) - 1);
   }
 #endif
 }
@@ -362,7 +301,7 @@ bool np_kernel_attention_hopper_takes(const np_gpu *gpu, int tokens, int head_wi
   return gpu->major == 9 && gpu->minor == 0 && tokens >= 1 && (head_width == 64 || head_width == 128);
 }
 
-template <int width> static np_status launch(const np_gpu *gpu, const np_kernel_attention *a) {
+template <int width, bool lazy> static np_status launch(const np_gpu *gpu, const np_kernel_attention *a) {
   np_tensor_shape shape = {a->qkv, a->batch, a->tokens, 3 * a->heads, width};
   np_tensor_map map;
   np_status st = np_tensor_map_encode(&map, &shape);
@@ -371,7 +310,7 @@ template <int width> static np_status launch(const np_gpu *gpu, const np_kernel_
   forward_task task = {
       a->tokens, a->heads, blocks, a->batch * a->heads * blocks, a->prefix, static_cast<np_bf16 *>(a->out), a->lse};
   unsigned grid = static_cast<unsigned>(task.items < gpu->processors ? task.items : gpu->processors);
-  return np_launch(gpu, "attention_hopper_forward", hopper_forward<width>, grid, THREADS, forward_memory<width>::BYTES,
+  return np_launch(gpu, "attention_hopper_forward", hopper_forward<width, lazy>, grid, THREADS, forward_memory<width>::BYTES,
                    map, task);
 }
 
@@ -380,5 +319,6 @@ np_status np_kernel_attention_hopper_forward(const np_gpu *gpu, const np_kernel_
     return np_error(NP_ERR_ARGUMENT, "attention_hopper_forward takes bf16 and heads of 64 or 128 on sm_90, not %d",
                     a->head_width);
   if (a->batch == 0 || a->heads == 0) return NP_OK; /* no tensor to map */
-  return a->head_width == 64 ? launch<64>(gpu, a) : launch<128>(gpu, a);
+  if (getenv("NP_LAZY")) return a->head_width == 64 ? launch<64, true>(gpu, a) : launch<128, true>(gpu, a);
+  return a->head_width == 64 ? launch<64, false>(gpu, a) : launch<128, false>(gpu, a);
 }

@@ -21,7 +21,7 @@ enum {
   NP_CUDA_SMALL_SLOTS = 64,     /* how many may be under way */
   NP_CUDA_CHUNK = 4 << 20,      /* larger ones in pieces of this */
   NP_CUDA_CHUNK_SLOTS = 16,     /* 64 MiB ahead of the step: 256 images of 224 × 224 fit */
-  NP_CUDA_WORKSPACE = 32 << 20, /* of matrix products: what NVIDIA recommends for Hopper */
+  NP_CUDA_WORKSPACE = 64 << 20, /* of matrix products: room for two float32 parts of a gradient of AIM-0.6B's q, k, v */
 };
 
 typedef struct np_cuda_slot {
