@@ -174,6 +174,7 @@ template <int width> NP_DEVICE void make_statistics(const backward_task *task, i
         for (int c = 0; c < width / 8; c++)
           sum[c % 2] = dot(dout[np_chunk(row, c) / 8], out[np_chunk(row, c) / 8], sum[c % 2]);
         np_barrier_release(m.barriers + memory::O_EMPTY);
+        np_barrier_wait(m.barriers + (memory::DO_EMPTY + place), 1 - np_ring_parity<SLOTS>(queries));
         np_shared<float> to = m.statistics + place * 2 * NP_TILE_ROWS + row;
         to[0] = lse;
         to[NP_TILE_ROWS] = sum[0] + sum[1];
@@ -488,12 +489,12 @@ hopper_backward(NP_MAP qkv, NP_MAP out, NP_MAP dout, const backward_task task) {
   np_block_sync();
   int group = np_shuffle(static_cast<int>(threadIdx.x) / NP_GROUP, 0);
   if (group == 0) {
-    np_registers_give<40>();
+    np_registers_give<width == 64 ? 56 : 40>();
     if (threadIdx.x == 0) produce<width>(&qkv, &out, &dout, &task);
     int row = static_cast<int>(threadIdx.x) - NP_WARP;
     if (row >= 0 && row < STATISTICIANS) make_statistics<width>(&task, row);
   } else {
-    np_registers_take<232>();
+    np_registers_take<width == 64 ? 224 : 232>();
     consume<width>(&task, group - 1);
   }
 #endif

@@ -24,7 +24,6 @@
 #include "kernels/hopper.cuh"
 #include "kernels/kernels.h"
 #include "ops/attention_tiles.h"
-#include <cstdlib>
 
 /* ---- kernels ---- */
 
@@ -105,11 +104,11 @@ typedef struct softmax_state {
   float top[2], sum[2], factor[2]; /* largest score; the lane's share of Σ exp; what this tile scales the past by */
 } softmax_state;
 
-/* Scores become probabilities relative to `top`. That follows the largest score so far only once it is left behind by
- * 2^SLACK, which is rare: until then nothing that was added up needs scaling, and nothing is near the ends of float32.
- * Returns whether a row of the warp was left behind. scale: of scores, to base 2. */
+/* Scores become probabilities relative to `top`, the largest score so far; if lazy, one that it has not left behind by
+ * 2^SLACK: so what was added up rarely needs scaling, and nothing comes near the ends of float32. Returns whether a row
+ * of the warp needs it. scale: of scores, to base 2. */
 template <bool lazy> NP_DEVICE bool softmax(float (&s)[32], softmax_state *state, float scale) {
-  constexpr float SLACK = lazy ? 8.0f : 0.0f;
+  constexpr float SLACK = 8.0f;
   float top[2];
 #pragma unroll
   for (int r = 0; r < 2; r++) {
@@ -119,7 +118,8 @@ template <bool lazy> NP_DEVICE bool softmax(float (&s)[32], softmax_state *state
     top[r] = fmaxf(top[r], np_shuffle_xor(top[r], 1));
     top[r] = fmaxf(top[r], np_shuffle_xor(top[r], 2));
   }
-  bool behind = !lazy || np_warp_any((top[0] - state->top[0]) * scale > SLACK || (top[1] - state->top[1]) * scale > SLACK);
+  bool behind =
+      !lazy || np_warp_any((top[0] - state->top[0]) * scale > SLACK || (top[1] - state->top[1]) * scale > SLACK);
 #pragma unroll
   for (int r = 0; r < 2; r++) {
     if (behind) {
@@ -195,10 +195,11 @@ NP_DEVICE void finish(const forward_task *task, const forward_item *it, int tile
 }
 
 /* A consumer: warpgroup 1 + w. */
-template <int width, bool lazy> NP_DEVICE void consume(const forward_task *task, int w) {
+template <int width> NP_DEVICE void consume(const forward_task *task, int w) {
   typedef forward_memory<width> memory;
   memory m;
   constexpr float scale = np_score_scale<width>, scale2 = scale * NP_LOG2_E;
+  constexpr bool lazy = width == 128; /* with 64 columns scaling costs less than asking */
   int used = 0, taken = 0;
   for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
     int number = np_round_item(round);
@@ -248,7 +249,7 @@ template <int width, bool lazy> NP_DEVICE void consume(const forward_task *task,
         np_wgmma_wait<0>();
         np_wgmma_hold(o);
         np_barrier_release(m.barriers + (memory::V_EMPTY + slot));
-        if (!lazy || behind) rescale<width>(o, state.factor);
+        if (behind) rescale<width>(o, state.factor);
         np_sums_to_a(s, p);
       }
       int slot = np_ring_slot<SLOTS>(used);
@@ -272,7 +273,7 @@ template <int width, bool lazy> NP_DEVICE void consume(const forward_task *task,
 
 #endif /* NP_HOPPER_CODE */
 
-template <int width, bool lazy> NP_KERNEL_BLOCKS(THREADS, 1) hopper_forward(NP_MAP map, const forward_task task) {
+template <int width> NP_KERNEL_BLOCKS(THREADS, 1) hopper_forward(NP_MAP map, const forward_task task) {
 #ifdef NP_HOPPER_CODE
   typedef forward_memory<width> memory;
   memory m;
@@ -290,7 +291,7 @@ template <int width, bool lazy> NP_KERNEL_BLOCKS(THREADS, 1) hopper_forward(NP_M
     if (threadIdx.x == 0) produce<width>(&map, &task);
   } else {
     np_registers_take<240>();
-    consume<width, lazy>(&task, np_shuffle(static_cast<int>(threadIdx.x) / NP_GROUP, 0) - 1);
+    consume<width>(&task, np_shuffle(static_cast<int>(threadIdx.x) / NP_GROUP, 0) - 1);
   }
 #endif
 }
@@ -301,7 +302,7 @@ bool np_kernel_attention_hopper_takes(const np_gpu *gpu, int tokens, int head_wi
   return gpu->major == 9 && gpu->minor == 0 && tokens >= 1 && (head_width == 64 || head_width == 128);
 }
 
-template <int width, bool lazy> static np_status launch(const np_gpu *gpu, const np_kernel_attention *a) {
+template <int width> static np_status launch(const np_gpu *gpu, const np_kernel_attention *a) {
   np_tensor_shape shape = {a->qkv, a->batch, a->tokens, 3 * a->heads, width};
   np_tensor_map map;
   np_status st = np_tensor_map_encode(&map, &shape);
@@ -309,9 +310,10 @@ template <int width, bool lazy> static np_status launch(const np_gpu *gpu, const
   int blocks = (a->tokens + CONSUMERS * NP_TILE_ROWS - 1) / (CONSUMERS * NP_TILE_ROWS);
   forward_task task = {
       a->tokens, a->heads, blocks, a->batch * a->heads * blocks, a->prefix, static_cast<np_bf16 *>(a->out), a->lse};
+  /* Two blocks of a head read the same keys and values at the same time. */
   unsigned grid = static_cast<unsigned>(task.items < gpu->processors ? task.items : gpu->processors);
-  return np_launch(gpu, "attention_hopper_forward", hopper_forward<width, lazy>, grid, THREADS, forward_memory<width>::BYTES,
-                   map, task);
+  return np_launch_together(gpu, "attention_hopper_forward", hopper_forward<width>, (grid + 1) / 2 * 2, 2, THREADS,
+                            forward_memory<width>::BYTES, map, task);
 }
 
 np_status np_kernel_attention_hopper_forward(const np_gpu *gpu, const np_kernel_attention *a) {
@@ -319,6 +321,5 @@ np_status np_kernel_attention_hopper_forward(const np_gpu *gpu, const np_kernel_
     return np_error(NP_ERR_ARGUMENT, "attention_hopper_forward takes bf16 and heads of 64 or 128 on sm_90, not %d",
                     a->head_width);
   if (a->batch == 0 || a->heads == 0) return NP_OK; /* no tensor to map */
-  if (getenv("NP_LAZY")) return a->head_width == 64 ? launch<64, true>(gpu, a) : launch<128, true>(gpu, a);
-  return a->head_width == 64 ? launch<64, false>(gpu, a) : launch<128, false>(gpu, a);
+  return a->head_width == 64 ? launch<64>(gpu, a) : launch<128>(gpu, a);
 }

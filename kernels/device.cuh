@@ -125,9 +125,11 @@ NP_DEVICE void np_copy_commit() { asm volatile("cp.async.commit_group;" ::: "mem
 template <int left> NP_DEVICE void np_copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory"); }
 
 /* ---- launch ---- */
+/* together: so many consecutive blocks, which divide the grid, run at the same time on neighbouring multiprocessors, so
+ * that what they both read comes to them over the same part of the second cache (sm_90; else 1). */
 template <class... P, class... A>
-static np_status np_launch(const np_gpu *gpu, const char *name, void (*kernel)(P...), dim3 grid, int threads,
-                           size_t shared_bytes, A... arguments) {
+static np_status np_launch_together(const np_gpu *gpu, const char *name, void (*kernel)(P...), dim3 grid, unsigned together,
+                                    int threads, size_t shared_bytes, A... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return NP_OK;
   cudaError_t failed = cudaSuccess;
   nvtxRangePushA(name);
@@ -135,13 +137,29 @@ static np_status np_launch(const np_gpu *gpu, const char *name, void (*kernel)(P
     failed = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(shared_bytes));
   if (failed == cudaSuccess) {
-    kernel<<<grid, threads, shared_bytes, gpu->stream>>>(static_cast<P>(arguments)...);
-    failed = cudaGetLastError();
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {together, 1, 1};
+    cudaLaunchConfig_t how = {};
+    how.gridDim = grid;
+    how.blockDim = dim3(static_cast<unsigned>(threads));
+    how.dynamicSmemBytes = shared_bytes;
+    how.stream = gpu->stream;
+    how.attrs = &cluster;
+    how.numAttrs = together > 1 ? 1 : 0;
+    failed = cudaLaunchKernelEx(&how, kernel, static_cast<P>(arguments)...);
   }
   nvtxRangePop();
   if (failed == cudaSuccess) return NP_OK;
+  (void)cudaGetLastError(); /* told here; not again by the next call */
   return np_error(NP_ERR_LIBRARY, "kernel %s on %s (compute capability %d.%d): %s", name, gpu->name, gpu->major, gpu->minor,
                   cudaGetErrorString(failed));
+}
+
+template <class... P, class... A>
+static np_status np_launch(const np_gpu *gpu, const char *name, void (*kernel)(P...), dim3 grid, int threads,
+                           size_t shared_bytes, A... arguments) {
+  return np_launch_together(gpu, name, kernel, grid, 1, threads, shared_bytes, arguments...);
 }
 
 #endif /* NP_SIMT */

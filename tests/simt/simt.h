@@ -176,4 +176,12 @@ static np_status np_launch(const np_gpu *gpu, const char *name, void (*kernel)(P
   });
 }
 
+template <class... P, class... A>
+static np_status np_launch_together(const np_gpu *gpu, const char *name, void (*kernel)(P...), dim3 grid, unsigned together,
+                                    int threads, size_t shared_bytes, A... arguments) {
+  if (grid.x % together != 0)
+    return np_error(NP_ERR_LIBRARY, "kernel %s: %u blocks are not in groups of %u", name, grid.x, together);
+  return np_launch(gpu, name, kernel, grid, threads, shared_bytes, arguments...);
+}
+
 #endif

@@ -37,7 +37,8 @@ static void one_product(harness *h, np_matmul s, bool with_bias) {
       /* A backend may round what it has, by 2^-8 of it, before something is added; h_compare takes 2^-7. */
       double bias_here = with_bias ? bias64[j] : 0.0, before_here = s.accumulate ? before[i * s.n + j] : 0.0;
       double sum = want[i * s.n + j] - bias_here - before_here;
-      first[i * s.n + j] = with_bias || s.accumulate ? (fabs(sum) + fabs(before_here)) / 2.0 : 0.0;
+      if (with_bias || s.accumulate) first[i * s.n + j] = (fabs(sum) + fabs(bias_here) + fabs(before_here)) / 2.0;
+      else first[i * s.n + j] = 0.0;
     }
   memcpy(twice, c, bytes);
   H_OK(h->ops->matmul(h->ops, &s, a, b, with_bias ? bias : NULL, c));

@@ -1,0 +1,187 @@
+"""The stages of scripts/gpu-check that measure: benches, and the peers in PyTorch."""
+
+import json
+import os
+import re
+
+from gpu_check_run import BACKEND, DRY, python
+
+def against(number, goal):
+    return "measured" if DRY or goal is None else "met" if number >= goal else "missed"
+
+
+def bench_attention(check):
+    words = ["bench", "attention", f"backend={BACKEND}"]
+    words += ["tokens=33", "head_width=16", "width=32", "rows=66", "rotate_mb=1"] if DRY else ["precision=bf16"]
+    firsts = {}
+    for row in check.json_lines("bench attention", words, 150):
+        shape = (row["tokens"], row["head_width"])
+        what = f"attention {row['pass']} {row['mask']} {row['version']}, N = {shape[0]}, d = {shape[1]}"
+        first = firsts.setdefault(shape, row["version"])  # the version that training runs
+        if "failure" in row:
+            check.row(what, "skipped", detail=row["failure"])
+            continue
+        goal = None
+        if (row["version"], row["baseline"], row["mask"], shape) == (first, "cudnn", "prefix", (256, 128)):
+            goal = 1.25 if row["pass"] == "forward" else 1.2
+        check.row(what, against(row["ratio"], goal),
+                  f"{row['tflops_per_s']:.4g} TFLOP/s, {row['ratio']:.3g}x {row['baseline']} full",
+                  f"{goal}x (H200)" if goal else "")
+
+
+def bench_ops(check):
+    words = ["bench", "ops", f"backend={BACKEND}"]
+    words += ["images=1", "parameters=1000", "runs=2", "rotate_mb=1"] if DRY else ["precision=bf16"]
+    for row in check.json_lines("bench ops", words, 60):
+        goal = None if row["operator"] == "copy" else 3500
+        check.row(f"operator {row['operator']}", against(row["gbytes_per_s"], goal),
+                  f"{row['gbytes_per_s']:.4g} GB/s, {100 * row['share_of_copy']:.3g} % of a copy",
+                  "" if DRY or goal is None else "3500 GB/s (H200)")
+
+
+# Tried in this order until one fits: a smaller pass costs less than computing twice.
+FITS = [(256, "none"), (128, "none"), (64, "none"), (128, "gelu_norm"), (64, "gelu_norm"), (32, "none"),
+        (32, "gelu_norm"), (64, "block"), (32, "block"), (16, "block"), (8, "block")]
+
+
+def bench_step(check, recipe, goal):
+    """The first (pass, recompute) that fits; returns its overrides, for the peers."""
+    small = ["train.batch=256", "steps=6", "warmup=2", "precision=bf16"]
+    if DRY:
+        small = ["train.batch=4", "steps=1", "warmup=1"]
+    for micro, recompute in [(4, "none")] if DRY else FITS:
+        words = ["bench", "step", check.path("recipes", recipe), *small, f"train.micro_batch={micro}",
+                 f"train.recompute={recompute}", f"backend={BACKEND}", "--json", "--plans"]
+        status, out, said, seconds = check.program(*words, limit=120)
+        if status == 1 and re.search(r"memory|are available", said):
+            continue
+        what = f"step {recipe}, passes of {micro}, recompute {recompute}"
+        if status != 0:
+            check.row(what, "timeout" if status is None else "failed", detail=said, seconds=seconds)
+            return None
+        row = json.loads(out.splitlines()[-1]) | {"plans": check.records[-1]["errors"].splitlines()}
+        check.raw.setdefault("bench step", []).append(row | {"recipe": recipe, "micro": micro, "recompute": recompute})
+        number = f"{row['images_per_s']:.4g} images/s"
+        if "mfu" in row:
+            number += f", MFU {100 * row['mfu']:.3g} %, utilisation {100 * row['utilisation']:.3g} %"
+        check.row(what, against(row["images_per_s"], goal), number, f"{goal} images/s (H200)" if goal else "", seconds)
+        return micro, recompute
+    check.row(f"step {recipe}", "skipped", detail="does not fit into this device's memory")
+    return None
+
+
+def bench_products(check):
+    """Every algorithm that cuBLASLt offers for a step's products: raw results, and a row for the fused GELU."""
+    program = check.path("bin", "products_bench")
+    if DRY or not os.path.exists(program):
+        return
+    status, out, said, seconds = check.run([program], 90)
+    if status != 0:
+        check.row("products", "timeout" if status is None else "failed", detail=said, seconds=seconds)
+        return
+    lines = check.raw["products"] = [json.loads(line) for line in out.splitlines()]
+    check.row("products: fused GELU beside the exact one", "measured",
+              f"{lines[-1]['fused_gelu_largest_relative_difference']:.3g} off", seconds=seconds)
+
+
+def stage_bench(check):
+    bench_attention(check)
+    bench_ops(check)
+    bench_products(check)
+    if DRY:
+        bench_step(check, "demo.yaml", None)
+        return
+    for recipe, goal in (("aim_600m.yaml", 400), ("aim_1b.yaml", None), ("aim_3b.yaml", None)):
+        bench_step(check, recipe, goal)
+
+
+# ---- peers -----------------------------------------------------------------------------------------------------------
+
+
+def peer_attention(check):
+    out = os.path.join(check.scratch, "peer-attention.json")
+    words = ["--tokens", "256", "1024", "--rounds", "1", "--timeout", "150"]  # a start compiles anew
+    if DRY:
+        words = ["--tokens", "33", "--head-width", "16", "--width", "32", "--rows", "66", "--rotate-mb", "1",
+                 "--precision", "fp32", "--rounds", "1", "--runs", "1", "--warmup", "1"]
+    status, _, said, seconds = check.run([python(), check.path("bench", "run_attention.py"), "--device", BACKEND,
+                                          "--program", check.wrapper, "--out", out, *words], 460)
+    if not check.verdict("attention beside PyTorch", status, said, seconds):
+        return
+    with open(out, encoding="utf-8") as file:
+        check.raw["peers attention"] = json.load(file)
+    for row in check.raw["peers attention"]["rows"]:
+        if row["program"] == "torch" and "ratio_to_nextpatch" in row:
+            check.row(f"attention {row['pass']} {row['mask']} of PyTorch {row['version']}, N = {row['tokens']}, "
+                      f"d = {row['head_width']}", "measured", f"{row['ratio_to_nextpatch']:.3g}x nextpatch's time")
+    for goal, turn in ((1.25, "forward"), (1.2, "backward")):  # bench attention's goals, by PyTorch's cuDNN
+        seconds = {}
+        for row in check.raw["peers attention"]["rows"]:
+            if "median_s" in row and (row["tokens"], row["head_width"], row["pass"]) == (256, 128, turn):
+                seconds.setdefault((row["program"], row["version"] if row["program"] == "torch" else "", row["mask"]),
+                                   row["median_s"])
+        ours, theirs = seconds.get(("nextpatch", "", "prefix")), seconds.get(("torch", "sdpa-cudnn", "full"))
+        if ours and theirs:
+            check.row(f"attention {turn} prefix beside PyTorch sdpa-cudnn full, N = 256, d = 128",
+                      against(theirs / ours, goal), f"{theirs / ours:.3g}x", f"{goal}x (H200)", 0)
+
+
+def peer_step(check, variants, ours):
+    """nextpatch and the peer's variants, one after the other; a row each, those that ran with their ratio."""
+    out = os.path.join(check.scratch, "peer-step.json")
+    words = ["aim_600m.yaml", "train.batch=256", *ours, "--precision", "bf16", "--steps", "6", "--timeout", "200"]
+    if DRY:
+        words = ["demo.yaml", "train.batch=2", "--precision", "fp32", "--steps", "1", "--warmup", "1"]
+    words[0] = check.path("recipes", words[0])
+    status, _, said, seconds = check.run(
+        [python(), check.path("bench", "run_step.py"), "--device", BACKEND, "--program", check.wrapper,
+         "--out", out, "--rounds", "1", "--program-args", "profile=0", *words, "--variants", *variants], 540)
+    if not check.verdict("step beside PyTorch", status, said, seconds):
+        return []
+    with open(out, encoding="utf-8") as file:
+        check.raw["peers step"] = json.load(file)
+    rows = check.raw["peers step"]["rows"][1:]
+    for row in rows:
+        if row["failure"]:  # what does not fit or is not in this PyTorch is the peer's matter
+            check.row(f"step of PyTorch {row['program']}", "skipped", detail=row["failure"])
+    return [row for row in rows if row.get("ratio")]
+
+
+def passes_that_fit(check):
+    """Overrides of the largest pass of AIM-0.6B that fits: from the bench stage of this call, else tried anew."""
+    found = [row for row in check.raw.get("bench step", []) if row["recipe"] == "aim_600m.yaml"]
+    fits = (found[0]["micro"], found[0]["recompute"]) if found else bench_step(check, "aim_600m.yaml", 400)
+    return [f"train.micro_batch={fits[0]}", f"train.recompute={fits[1]}"] if fits else []
+
+
+# With FlexAttention, compiled. A batch of 256 fits into an H200 with checkpointing, as the released code ships, or else in
+# passes of 64. The last one was taught to put loss tokens alone through the head, as nextpatch does.
+PEER_VARIANTS = ("torch-flex-checkpointing", "torch-flex-micro64", "torch-flex-micro64-losstokens")
+
+
+def has_torch(check, what):
+    """Whether peers can run; a row says so where they cannot."""
+    status, _, _, _ = check.run([python(), "-c", "import torch, yaml"], 60)
+    if status != 0:
+        check.row(what, "skipped", detail=f"no PyTorch with PyYAML under {python()} (PYTHON= names another)")
+    return status == 0
+
+
+def stage_peers_attention(check):
+    if has_torch(check, "attention beside PyTorch"):
+        status, _, said, seconds = check.run(
+            [python(), check.path("bench", "peers", "attention_torch.py"), "--check", "--device", BACKEND], 120)
+        check.verdict("PyTorch's masks are ours", status, said, seconds)
+        peer_attention(check)
+
+
+def stage_peers_step(check):
+    if not has_torch(check, "step beside PyTorch"):
+        return
+    ours = [] if DRY else passes_that_fit(check)
+    rows = peer_step(check, ("torch",) if DRY else PEER_VARIANTS, ours)
+    fastest = min(rows, key=lambda row: row["median_s"], default=None)
+    for row in rows:
+        goal = 1.5 if row["program"].endswith("-checkpointing") else 1.2 if row is fastest else None
+        check.row(f"step of PyTorch {row['program']}", against(row["ratio"], goal),
+                  f"{row['ratio']:.3g}x nextpatch's time", f"{goal}x (H200)" if goal and not DRY else "")
