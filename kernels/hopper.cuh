@@ -267,11 +267,12 @@ template <int n> NP_DEVICE void np_rows_store(const float (&d)[n], const float (
     }
 }
 
-/* Round r's item of this block. Blocks take items in rows that run alternately forth and back: neighbours in memory are
- * worked at together, and no block gets the long ones alone. May be one past the end in the last round. */
-NP_DEVICE int np_round_item(int r) {
+/* Round r's item of this block; negative beyond the end, which it may be in the last round. Blocks take items from the last
+ * to the first (vector.cuh says why), in rows that run alternately forth and back: neighbours in memory are worked at
+ * together, and no block gets the long ones alone. */
+NP_DEVICE int np_round_item(int r, int items) {
   int blocks = static_cast<int>(gridDim.x), me = static_cast<int>(blockIdx.x);
-  return r * blocks + (r % 2 ? blocks - 1 - me : me);
+  return items - 1 - r * blocks - (r % 2 ? blocks - 1 - me : me);
 }
 
 /* A ring of `slots` places: which one the n-th use takes, and the parity of its phase. */

@@ -103,8 +103,8 @@ norm_forward(int64_t rows, int width, float eps, const T *x, const T *delta, con
   constexpr int together = THREADS / threads;
   const int group = static_cast<int>(threadIdx.x) / threads, thread = static_cast<int>(threadIdx.x) % threads;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * together;
-  for (int64_t r = static_cast<int64_t>(blockIdx.x) * together + group; r < rows; r += stride) {
-    const int64_t at = r * width;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * together + group; i < rows; i += stride) {
+    const int64_t r = rows - 1 - i, at = r * width; /* why: vector.cuh */
     np_vec<T, WIDE> s[count];
     load_sum<T, threads, count>(width, thread, x + at, delta ? delta + at : nullptr, sum ? sum + at : nullptr, s);
     const row_stats stats = statistics<T, threads, count>(width, eps, thread, s, room);
@@ -204,17 +204,18 @@ norm_backward(int64_t rows, int width, const T *dy, const T *x, const float *mea
   const int parts = static_cast<int>(gridDim.x), part = static_cast<int>(blockIdx.x);
   const bool mine = column < width;
   const float share = 1.0f / static_cast<float>(width);
-  const int64_t end = np_part_begin(rows, parts, part + 1);
+  const int64_t pairs = (rows + PAIR - 1) / PAIR; /* a part has every parts-th, from the end on */
   float dgain[WIDE] = {}, dbias[WIDE] = {}, factor[WIDE] = {};
   if (mine) np_load_all(gain + column, factor);
 
   int half = 0;
-  for (int64_t r = np_part_begin(rows, parts, part); r < end; r += PAIR, half ^= 1) {
+  for (int64_t i = part; i < pairs; i += parts, half ^= 1) {
+    const int64_t r = (pairs - 1 - i) * PAIR;
     back_row<T, WIDE> held[PAIR] = {};
 #pragma unroll
     for (int p = 0; p < PAIR; p++) {
       const int64_t at = (r + p) * width + column;
-      if (r + p >= end || !mine) continue;
+      if (r + p >= rows || !mine) continue;
       held[p].stats = {mean[r + p], rstd[r + p]};
       held[p].dy = np_vec_load<WIDE>(dy + at);
       held[p].x = np_vec_load<WIDE>(x + at);
@@ -238,7 +239,7 @@ norm_backward(int64_t rows, int width, const T *dy, const T *x, const float *mea
     const float4 sum = pair_sums({total[0], total[1], total[2], total[3]}, room + half * warps);
 #pragma unroll
     for (int p = 0; p < PAIR; p++) {
-      if (r + p >= end || !mine) continue;
+      if (r + p >= rows || !mine) continue;
       const float avg_a = (p ? sum.z : sum.x) * share, avg_an = (p ? sum.w : sum.y) * share;
       float g[WIDE], s[WIDE], d[WIDE];
       np_vec_get(held[p].dy, g);
