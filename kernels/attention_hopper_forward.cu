@@ -1,7 +1,7 @@
 /* Attention forward on Hopper: tensor cores fed from shared memory by whole warpgroups, tiles brought by TMA.
  *
  * The device code runs on sm_90a alone; other architectures get empty kernels that nobody launches. Its arithmetic, its
- * layouts and its waits were proven on the host (tests/simt/test_hopper_attention.cu), which says nothing of speed.
+ * layouts and its waits are proven on the host too (tests/simt/test_hopper_attention.cu).
  *
  * A block stays on its multiprocessor and takes items one after the other; an item is 128 queries of one head:
  *
