@@ -115,10 +115,15 @@ NP_DEVICE void np_ldmatrix4_turned(uint32_t (&r)[4], np_shared<const np_bf16> ro
 }
 
 /* ---- copies that overlap (sm_80) ---- */
-/* 16 bytes to shared memory, both addresses 16-byte aligned; zeros, and `from` is not read, when !valid. */
-template <class T> NP_DEVICE void np_copy_async(np_shared<T> to, const T *from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(np_shared_address(to)), "l"(from), "r"(valid ? 16 : 0)
-               : "memory");
+/* 16 or 8 bytes to shared memory, both addresses aligned to them; zeros, and `from` is not read, when !valid. */
+template <int bytes = 16, class T> NP_DEVICE void np_copy_async(np_shared<T> to, const T *from, bool valid) {
+  static_assert(bytes == 16 || bytes == 8, "what cp.async copies");
+  if constexpr (bytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(np_shared_address(to)), "l"(from), "r"(valid ? 16 : 0)
+                 : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(np_shared_address(to)), "l"(from), "r"(valid ? 8 : 0)
+                 : "memory");
 }
 NP_DEVICE void np_copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /* Until at most `left` of this thread's committed groups are under way. Other threads' copies are seen after a barrier. */
