@@ -239,6 +239,7 @@ pixel_loss(loss_call call, const T *pred, T *dpred) {
       np_shared_at<T>(WARPS * sizeof(double) + PLAN_BYTES) + np_warp() * SLOTS * SLOT + np_lane() * WIDE;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * WARPS;
   int64_t r = static_cast<int64_t>(blockIdx.x) * WARPS + np_warp();
+  np_next_may_start();
   for (int k = 0; k < SLOTS - 1; k++) fetch_predictions<FULL, ROUNDS>(call, r + k * stride, pred, slots + k * SLOT);
 
   const float step = dpred ? 2.0f * *call.scale / static_cast<float>(call.values) : 0.0f;

@@ -116,6 +116,7 @@ template <class T, int n>
 NP_KERNEL_BLOCKS(THREADS, SUM_BLOCKS)
 column_sum(int64_t rows, int width, int parts, const T *x, float *sums) {
   const np_shared<float> room = np_shared_at<float>(0); /* [WARPS, n, 32] */
+  np_next_may_start();
   const int part = static_cast<int>(blockIdx.y), left = static_cast<int>(blockIdx.x) * NP_WARP * n;
   const int column = left + np_lane() * n;
   const int64_t end = column < width ? np_part_begin(rows, parts, part + 1) : 0;

@@ -162,6 +162,10 @@ template <int bytes = 16, class T> NP_DEVICE void np_copy_async(np_shared<T> to,
 NP_DEVICE void np_copy_commit() { simt::copy_commit(); }
 template <int left> NP_DEVICE void np_copy_wait() { simt::copy_wait(left); }
 
+/* ---- kernels that overlap: here none does ---- */
+NP_DEVICE void np_previous_done() {}
+NP_DEVICE void np_next_may_start() {}
+
 /* ---- launch ---- */
 template <class... P, class... A>
 static np_status np_launch(const np_gpu *gpu, const char *name, void (*kernel)(P...), dim3 grid, int threads,
@@ -175,6 +179,11 @@ static np_status np_launch(const np_gpu *gpu, const char *name, void (*kernel)(P
     const std::function<void()> body = [&] { std::apply(kernel, values); };
     return simt::run({name, grid, threads, shared_bytes, &body});
   });
+}
+template <class... P, class... A>
+static np_status np_launch_close(const np_gpu *gpu, const char *name, void (*kernel)(P...), dim3 grid, int threads,
+                                 size_t shared_bytes, A... arguments) {
+  return np_launch(gpu, name, kernel, grid, threads, shared_bytes, arguments...);
 }
 
 template <class... P, class... A>
