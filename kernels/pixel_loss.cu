@@ -4,8 +4,8 @@
  *
  *     bytes v ──→ Σ v, Σ v² of each channel ──→ mean, variance ──→ a level of each channel
  *        └────────────────────────────────────────────────────────────────→ t ┐
- *     pred ───────────────────────────────────────────────────────────────────┴→ (pred - t)² → loss of the block → of
- * all └→ scale·2·(pred - t)/(P·P·C) → dpred
+ *     pred ───────────────────────────────────────────────────────────────────┴→ (pred - t)² ──→ loss of the block
+ *                                                                              └→ scale·2·(pred - t)/(P·P·C) ──→ dpred
  *
  * While a row is worked on, the next row's bytes are on their way to registers, and the predictions of the next two to
  * shared memory, where each lane reads only what it asked for: memory is never left idle by a warp that computes.
@@ -119,9 +119,8 @@ template <int C> NP_DEVICE int64_t target_byte(const loss_call &call, int64_t r)
   return (row * call.pixels.width + p.left) * C;
 }
 
-/* The lane's bytes of a patch, as they come. A row of a patch is an even number of bytes: two pairs may lie in two
- * rows.
- */
+/* The lane's bytes of a patch, as they come. A row of a patch is an even number of bytes: the two pairs of a round may
+ * lie in two rows. */
 template <int ROUNDS> struct byte_pairs { uint32_t first[ROUNDS], second[ROUNDS]; };
 template <int FULL, int C, int ROUNDS>
 NP_DEVICE void read_patch(const loss_call &call, const lane_plan<C> &plan, int64_t target, byte_pairs<ROUNDS> &pairs) {
@@ -228,8 +227,7 @@ NP_DEVICE double compare(const loss_call &call, np_shared<T> held, const uint32_
   return sum;
 }
 
-/* losses[block] is the sum over the block's rows. pred may be dpred: a row is written after it arrived, and no other.
- */
+/* losses[block] is the sum over the block's rows. pred may be dpred: a row is written after it has arrived. */
 template <class T, int C, int FULL, int ROUNDS>
 NP_KERNEL_BLOCKS(THREADS, sizeof(T) == 2 ? BLOCKS : BLOCKS - 1)
 pixel_loss(loss_call call, const T *pred, T *dpred) {
@@ -275,6 +273,7 @@ pixel_loss(loss_call call, const T *pred, T *dpred) {
     }
     slot = slot == SLOTS - 1 ? 0 : slot + 1;
   }
+  np_copy_wait<0>(); /* a row without a target did not wait for its predictions */
   loss = np_block_sum(loss, THREADS, room);
   if (threadIdx.x == 0) call.losses[blockIdx.x] = loss / call.values;
 }
