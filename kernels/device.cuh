@@ -2,7 +2,8 @@
  * GPU and by the host's C++ compiler for tests/simt, which runs a block's threads as fibers and watches them.
  *
  * House rules that make this work, and that hold in every kernel:
- *   - a kernel is NP_KERNEL(threads) name(…), launched by np_launch or np_launch_close alone; its threads are threadIdx.x, 0 … threads-1;
+ *   - a kernel is NP_KERNEL(threads) name(…), launched by np_launch (…_together, …_close) alone; its threads are
+ *     threadIdx.x, 0 … threads-1;
  *   - shared memory is dynamic and reached through np_shared<T>, a plain pointer on a GPU, a checked one in tests/simt
  *     (bounds, reads of what nobody wrote, two threads at one place without a barrier between them);
  *   - barriers, shuffles, tensor-core and copy instructions are called by the names below, never by CUDA's;
@@ -167,6 +168,7 @@ static np_status np_launch_how(const np_gpu *gpu, cudaLaunchAttribute *attribute
   }
   nvtxRangePop();
   if (failed == cudaSuccess) return NP_OK;
+  (void)cudaGetLastError(); /* told here; not again by the next call */
   return np_error(NP_ERR_LIBRARY, "kernel %s on %s (compute capability %d.%d): %s", name, gpu->name, gpu->major, gpu->minor,
                   cudaGetErrorString(failed));
 }
