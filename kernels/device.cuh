@@ -2,7 +2,8 @@
  * GPU and by the host's C++ compiler for tests/simt, which runs a block's threads as fibers and watches them.
  *
  * House rules that make this work, and that hold in every kernel:
- *   - a kernel is NP_KERNEL(threads) name(…), launched by np_launch alone; its threads are threadIdx.x, 0 … threads-1;
+ *   - a kernel is NP_KERNEL(threads) name(…), launched by np_launch (…_together, …_close) alone; its threads are
+ *     threadIdx.x, 0 … threads-1;
  *   - shared memory is dynamic and reached through np_shared<T>, a plain pointer on a GPU, a checked one in tests/simt
  *     (bounds, reads of what nobody wrote, two threads at one place without a barrier between them);
  *   - barriers, shuffles, tensor-core and copy instructions are called by the names below, never by CUDA's;
@@ -115,21 +116,40 @@ NP_DEVICE void np_ldmatrix4_turned(uint32_t (&r)[4], np_shared<const np_bf16> ro
 }
 
 /* ---- copies that overlap (sm_80) ---- */
-/* 16 bytes to shared memory, both addresses 16-byte aligned; zeros, and `from` is not read, when !valid. */
-template <class T> NP_DEVICE void np_copy_async(np_shared<T> to, const T *from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(np_shared_address(to)), "l"(from), "r"(valid ? 16 : 0)
-               : "memory");
+/* 16 or 8 bytes to shared memory, both addresses aligned to them; zeros, and `from` is not read, when !valid. */
+template <int bytes = 16, class T> NP_DEVICE void np_copy_async(np_shared<T> to, const T *from, bool valid) {
+  static_assert(bytes == 16 || bytes == 8, "what cp.async copies");
+  if constexpr (bytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(np_shared_address(to)), "l"(from), "r"(valid ? 16 : 0)
+                 : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(np_shared_address(to)), "l"(from), "r"(valid ? 8 : 0)
+                 : "memory");
 }
 NP_DEVICE void np_copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /* Until at most `left` of this thread's committed groups are under way. Other threads' copies are seen after a barrier. */
 template <int left> NP_DEVICE void np_copy_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory"); }
 
+/* ---- kernels that overlap (sm_90) ---- */
+/* A kernel launched by np_launch_close may start before the one in front of it ends: np_previous_done, its first line, waits
+ * until that one and all before are complete and their results are seen. Elsewhere nothing overlaps, and both do nothing. */
+NP_DEVICE void np_previous_done() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+/* By the kernel in front: once all its blocks have come here, or ended, the next may take what room there is on the GPU. */
+NP_DEVICE void np_next_may_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 /* ---- launch ---- */
-/* together: so many consecutive blocks, which divide the grid, run at the same time on neighbouring multiprocessors, so
- * that what they both read comes to them over the same part of the second cache (sm_90; else 1). */
+/* attribute: what is special about it, or NULL. */
 template <class... P, class... A>
-static np_status np_launch_together(const np_gpu *gpu, const char *name, void (*kernel)(P...), dim3 grid, unsigned together,
-                                    int threads, size_t shared_bytes, A... arguments) {
+static np_status np_launch_how(const np_gpu *gpu, cudaLaunchAttribute *attribute, const char *name, void (*kernel)(P...),
+                               dim3 grid, int threads, size_t shared_bytes, A... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return NP_OK;
   cudaError_t failed = cudaSuccess;
   nvtxRangePushA(name);
@@ -137,16 +157,13 @@ static np_status np_launch_together(const np_gpu *gpu, const char *name, void (*
     failed = cudaFuncSetAttribute(reinterpret_cast<const void *>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(shared_bytes));
   if (failed == cudaSuccess) {
-    cudaLaunchAttribute cluster = {};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim = {together, 1, 1};
     cudaLaunchConfig_t how = {};
     how.gridDim = grid;
     how.blockDim = dim3(static_cast<unsigned>(threads));
     how.dynamicSmemBytes = shared_bytes;
     how.stream = gpu->stream;
-    how.attrs = &cluster;
-    how.numAttrs = together > 1 ? 1 : 0;
+    how.attrs = attribute;
+    how.numAttrs = attribute ? 1 : 0;
     failed = cudaLaunchKernelEx(&how, kernel, static_cast<P>(arguments)...);
   }
   nvtxRangePop();
@@ -159,7 +176,28 @@ static np_status np_launch_together(const np_gpu *gpu, const char *name, void (*
 template <class... P, class... A>
 static np_status np_launch(const np_gpu *gpu, const char *name, void (*kernel)(P...), dim3 grid, int threads,
                            size_t shared_bytes, A... arguments) {
-  return np_launch_together(gpu, name, kernel, grid, 1, threads, shared_bytes, arguments...);
+  return np_launch_how(gpu, nullptr, name, kernel, grid, threads, shared_bytes, arguments...);
+}
+
+/* together: so many consecutive blocks, which divide the grid, run at the same time on neighbouring multiprocessors, so
+ * that what they both read comes to them over the same part of the second cache (sm_90; else 1). */
+template <class... P, class... A>
+static np_status np_launch_together(const np_gpu *gpu, const char *name, void (*kernel)(P...), dim3 grid, unsigned together,
+                                    int threads, size_t shared_bytes, A... arguments) {
+  cudaLaunchAttribute cluster = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {together, 1, 1};
+  return np_launch_how(gpu, together > 1 ? &cluster : nullptr, name, kernel, grid, threads, shared_bytes, arguments...);
+}
+
+/* A kernel that begins with np_previous_done. */
+template <class... P, class... A>
+static np_status np_launch_close(const np_gpu *gpu, const char *name, void (*kernel)(P...), dim3 grid, int threads,
+                                 size_t shared_bytes, A... arguments) {
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  return np_launch_how(gpu, gpu->major >= 9 ? &overlap : nullptr, name, kernel, grid, threads, shared_bytes, arguments...);
 }
 
 #endif /* NP_SIMT */

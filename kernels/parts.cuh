@@ -18,6 +18,7 @@ np_add_parts_kernel(int parts, int64_t width, int64_t stride, const float *from,
   const np_shared<float> room = np_shared_at<float>(0); /* [16, 32] */
   const int64_t column = static_cast<int64_t>(blockIdx.x) * NP_WARP + np_lane();
   float sum = 0.0f;
+  np_previous_done();
   if (column < width) {
 #pragma unroll 8
     for (int p = np_warp(); p < parts; p += NP_PARTS_THREADS / NP_WARP) sum += from[p * stride + column];
@@ -32,8 +33,8 @@ np_add_parts_kernel(int parts, int64_t width, int64_t stride, const float *from,
 static inline np_status np_add_parts(const np_gpu *gpu, const char *name, int parts, int64_t width, int64_t stride,
                                      const float *from, float *out, bool accumulate) {
   const int64_t blocks = (width + NP_WARP - 1) / NP_WARP;
-  return np_launch(gpu, name, np_add_parts_kernel, dim3(static_cast<unsigned>(blocks)), NP_PARTS_THREADS,
-                   NP_PARTS_THREADS * sizeof(float), parts, width, stride, from, out, accumulate);
+  return np_launch_close(gpu, name, np_add_parts_kernel, dim3(static_cast<unsigned>(blocks)), NP_PARTS_THREADS,
+                         NP_PARTS_THREADS * sizeof(float), parts, width, stride, from, out, accumulate);
 }
 
 #endif

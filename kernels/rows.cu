@@ -5,6 +5,7 @@
 #include "kernels/vector.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / NP_WARP, ROUND = 4 };
+enum { SUM_BLOCKS = 3 }; /* of column_sum, to a multiprocessor */
 
 /* ---- kernels ---- */
 
@@ -99,21 +100,39 @@ scatter_rows(int64_t rows, int64_t total, int64_t words, const int32_t *index, c
   }
 }
 
-/* sums [parts, width]: block (x, y) adds the rows of part y in columns 32·n·x on, a warp every eighth row. */
-template <class T, int n> NP_KERNEL(THREADS) column_sum(int64_t rows, int width, int parts, const T *x, float *sums) {
+/* n columns of rows r, r + 8, … before `end`; zeros beyond. */
+template <class T, int n>
+NP_DEVICE void load_rows(int64_t r, int64_t end, int width, const T *x, np_vec<T, n> (&held)[ROUND]) {
+#pragma unroll
+  for (int u = 0; u < ROUND; u++) {
+    held[u] = {};
+    if (r + u * WARPS < end) held[u] = np_vec_load<n>(x + (r + u * WARPS) * width);
+  }
+}
+
+/* sums [parts, width]: block (x, y) adds the rows of part y in columns 32·n·x on, a warp every eighth row, and four of
+ * them while the next four are on their way. */
+template <class T, int n>
+NP_KERNEL_BLOCKS(THREADS, SUM_BLOCKS)
+column_sum(int64_t rows, int width, int parts, const T *x, float *sums) {
   const np_shared<float> room = np_shared_at<float>(0); /* [WARPS, n, 32] */
+  np_next_may_start();
   const int part = static_cast<int>(blockIdx.y), left = static_cast<int>(blockIdx.x) * NP_WARP * n;
   const int column = left + np_lane() * n;
-  const int64_t end = np_part_begin(rows, parts, part + 1);
+  const int64_t end = column < width ? np_part_begin(rows, parts, part + 1) : 0;
   float sum[n] = {};
-  for (int64_t first = np_part_begin(rows, parts, part) + np_warp(); first < end; first += WARPS * ROUND) {
-    if (column >= width) break;
-    float value[ROUND][n] = {};
+  int64_t first = np_part_begin(rows, parts, part) + np_warp();
+  np_vec<T, n> next[ROUND];
+  load_rows(first, end, width, x + column, next);
+#pragma unroll 2
+  for (; first < end; first += WARPS * ROUND) {
+    float value[ROUND][n];
+    np_vec<T, n> held[ROUND];
 #pragma unroll
-    for (int u = 0; u < ROUND; u++) {
-      const int64_t r = first + u * WARPS;
-      if (r < end) np_load_all(x + r * width + column, value[u]);
-    }
+    for (int u = 0; u < ROUND; u++) held[u] = next[u];
+    load_rows(first + WARPS * ROUND, end, width, x + column, next);
+#pragma unroll
+    for (int u = 0; u < ROUND; u++) np_vec_get(held[u], value[u]);
 #pragma unroll
     for (int j = 0; j < n; j++) sum[j] += (value[0][j] + value[1][j]) + (value[2][j] + value[3][j]);
   }
@@ -202,9 +221,9 @@ extern "C" np_status np_kernel_scatter_rows(const np_gpu *gpu, np_dtype act, int
   }
 }
 
-/* The most parts a column sum has: eight blocks to a multiprocessor, over all strips of columns. */
+/* The most parts a column sum has: as many blocks as are resident at once, over all strips of columns. */
 static int column_parts(const np_gpu *gpu, int width) {
-  const int strips = (width + 255) / 256, parts = gpu->processors * 8 / (strips > 0 ? strips : 1);
+  const int strips = (width + 255) / 256, parts = gpu->processors * SUM_BLOCKS / (strips > 0 ? strips : 1);
   return parts > 1 ? parts : 1;
 }
 

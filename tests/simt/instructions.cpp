@@ -63,6 +63,7 @@ namespace {
 struct copy {
   unsigned char *to;
   const void *from; /* NULL: zeros */
+  size_t bytes;
   uint32_t group;
 };
 thread_local std::deque<copy> under_way[MOST_THREADS]; /* a thread's, oldest first */
@@ -72,10 +73,11 @@ void start_copies() {
   for (uint32_t t = 0; t < here.threads; t++) under_way[t].clear();
 }
 
-void copy_async(unsigned char *to, const void *from, bool valid) {
-  if (valid && reinterpret_cast<uintptr_t>(from) % 16 != 0) fail("np_copy_async: %p is not a multiple of 16", from);
-  copy_leaves(to, 16);
-  under_way[here.self->number].push_back({to, valid ? from : nullptr, here.self->groups});
+void copy_async(unsigned char *to, const void *from, size_t bytes, bool valid) {
+  if (valid && reinterpret_cast<uintptr_t>(from) % bytes != 0)
+    fail("np_copy_async: %p is not a multiple of %zu", from, bytes);
+  copy_leaves(to, bytes);
+  under_way[here.self->number].push_back({to, valid ? from : nullptr, bytes, here.self->groups});
 }
 
 void copy_commit() { here.self->groups++; }
@@ -84,7 +86,7 @@ void copy_wait(int left) {
   thread *self = here.self;
   std::deque<copy> &mine = under_way[self->number];
   while (!mine.empty() && mine.front().group + static_cast<uint32_t>(left) < self->groups) {
-    copy_arrives(mine.front().to, mine.front().from, 16, stamp());
+    copy_arrives(mine.front().to, mine.front().from, mine.front().bytes, stamp());
     mine.pop_front();
   }
 }

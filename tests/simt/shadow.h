@@ -88,7 +88,7 @@ void check_collective_read(const void *p, size_t bytes, size_t alignment);
 
 /* A copy sets out for shared memory: from now on nobody may touch the place. */
 inline void copy_leaves(void *p, size_t bytes) {
-  note_write(place(p, bytes, 16), bytes / CELL, UNDER_WAY | here.self->number);
+  note_write(place(p, bytes, bytes < 16 ? bytes : 16), bytes / CELL, UNDER_WAY | here.self->number);
 }
 /* It has arrived; `mark` says as whose write: stamp() for a copy that its thread has waited for. */
 void copy_arrives(void *p, const void *from, size_t bytes, uint32_t mark);

@@ -91,7 +91,7 @@ template <class T> inline T exchange(const char *what, T value, int from) {
 }
 void mma_bf16(float *const *d, const uint32_t *const *a, const uint32_t *const *b);
 void ldmatrix4(uint32_t (&r)[4], const unsigned char *row, bool turned);
-void copy_async(unsigned char *to, const void *from, bool valid);
+void copy_async(unsigned char *to, const void *from, size_t bytes, bool valid);
 void copy_commit();
 void copy_wait(int left);
 } // namespace simt
@@ -155,11 +155,16 @@ NP_DEVICE void np_ldmatrix4_turned(uint32_t (&r)[4], np_shared<const np_bf16> ro
 }
 
 /* ---- copies that overlap ---- */
-template <class T> NP_DEVICE void np_copy_async(np_shared<T> to, const T *from, bool valid) {
-  simt::copy_async(to.raw(), from, valid);
+template <int bytes = 16, class T> NP_DEVICE void np_copy_async(np_shared<T> to, const T *from, bool valid) {
+  static_assert(bytes == 16 || bytes == 8, "what cp.async copies");
+  simt::copy_async(to.raw(), from, bytes, valid);
 }
 NP_DEVICE void np_copy_commit() { simt::copy_commit(); }
 template <int left> NP_DEVICE void np_copy_wait() { simt::copy_wait(left); }
+
+/* ---- kernels that overlap: here none does ---- */
+NP_DEVICE void np_previous_done() {}
+NP_DEVICE void np_next_may_start() {}
 
 /* ---- launch ---- */
 template <class... P, class... A>
@@ -174,6 +179,11 @@ static np_status np_launch(const np_gpu *gpu, const char *name, void (*kernel)(P
     const std::function<void()> body = [&] { std::apply(kernel, values); };
     return simt::run({name, grid, threads, shared_bytes, &body});
   });
+}
+template <class... P, class... A>
+static np_status np_launch_close(const np_gpu *gpu, const char *name, void (*kernel)(P...), dim3 grid, int threads,
+                                 size_t shared_bytes, A... arguments) {
+  return np_launch(gpu, name, kernel, grid, threads, shared_bytes, arguments...);
 }
 
 template <class... P, class... A>

@@ -186,13 +186,18 @@ static void test_matrices(void **) {
     }
 }
 
-/* ---- copies: three groups under way, an element that is not valid ---- */
+/* ---- copies: three groups under way, an element that is not valid, a stage by halves ---- */
 
 NP_KERNEL(32) pipeline(const float *in, float *out) { /* in, out [8, 32, 4] */
   const np_shared<float> room = np_shared_at<float>(0);
   const int i = np_lane() * 4;
   for (int stage = 0; stage < 8 + 2; stage++) {
-    if (stage < 8) np_copy_async(room + stage % 3 * 128 + i, in + stage * 128 + i, stage != 5 || np_lane() != 7);
+    if (stage == 3) {
+      for (int half = 0; half < 4; half += 2)
+        np_copy_async<8>(room + i + half, in + stage * 128 + i + half, half == 0 || np_lane() != 9);
+    } else if (stage < 8) {
+      np_copy_async(room + stage % 3 * 128 + i, in + stage * 128 + i, stage != 5 || np_lane() != 7);
+    }
     np_copy_commit();
     if (stage < 2) continue;
     np_copy_wait<2>();
@@ -208,7 +213,10 @@ static void test_copies(void **) {
   for (int i = 0; i < 8 * 128; i++) in[i / 128][i % 128] = static_cast<float>(i);
   OK(np_launch(&GPU, "pipeline", pipeline, dim3(1), 32, 3 * 512, static_cast<const float *>(in[0]), out[0]));
   for (int s = 0; s < 8; s++)
-    for (int i = 0; i < 128; i++) assert_true(out[s][i] == (s == 5 && i / 4 == 7 ? 0.0f : in[s][i]));
+    for (int i = 0; i < 128; i++) {
+      const bool zero = (s == 5 && i / 4 == 7) || (s == 3 && i / 2 == 19);
+      assert_true(out[s][i] == (zero ? 0.0f : in[s][i]));
+    }
 }
 
 /* ---- shared pointers behave like pointers ---- */

@@ -103,12 +103,13 @@ static void one_case(harness *h, const image_case *c) {
 
 static void cases(harness *h) {
   static const image_case all[] = {
-      {2, 8, 12, 3, 4, true, true},    {2, 8, 12, 3, 4, false, true},  {1, 28, 14, 1, 14, true, true},
-      {3, 6, 6, 3, 2, true, false},    {2, 28, 70, 3, 14, true, true}, {1, 28, 14, 1, 14, false, false},
-      {4, 32, 32, 3, 4, true, true},   {1, 30, 45, 3, 15, true, true}, {1, 28, 42, 2, 14, true, true},
-      {1, 32, 48, 3, 16, true, true},  {1, 32, 64, 3, 32, true, true}, {1, 16, 32, 1, 16, false, true},
-      {4, 28, 28, 1, 14, true, false}, {4, 28, 28, 1, 14, true, true}, /* image 0 is of one colour: a rounded mean over
-                                                                          sqrt(1e-6) would show */
+      {2, 8, 12, 3, 4, true, true},     {2, 8, 12, 3, 4, false, true},    {1, 28, 14, 1, 14, true, true},
+      {3, 6, 6, 3, 2, true, false},     {2, 28, 70, 3, 14, true, true},   {1, 28, 14, 1, 14, false, false},
+      {4, 32, 32, 3, 4, true, true},    {1, 30, 45, 3, 15, true, true},   {1, 28, 42, 2, 14, true, true},
+      {1, 32, 48, 3, 16, true, true},   {1, 32, 64, 3, 32, true, true},   {1, 16, 32, 1, 16, false, true},
+      {1, 224, 384, 3, 14, true, true}, {1, 128, 128, 3, 2, false, true}, /* many rows to a warp */
+      {4, 28, 28, 1, 14, true, false},  {4, 28, 28, 1, 14, true, true}, /* image 0 is of one colour: a rounded mean over
+                                                                           sqrt(1e-6) would show */
   };
   for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
     h_case(h, "case %zu", k);

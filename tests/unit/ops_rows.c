@@ -35,9 +35,10 @@ static void elements(harness *h) {
 static void patches(harness *h) {
   static const struct {
     int batch, height, width, channels, patch, skip; /* bytes before the images */
-  } cases[] = {{2, 8, 12, 3, 4, 0},    {1, 28, 14, 1, 14, 0}, {3, 3, 3, 3, 1, 0},    {2, 64, 64, 3, 8, 0},
-               {2, 30, 45, 3, 15, 0},  {1, 14, 28, 2, 7, 0},  {3, 64, 64, 3, 2, 0},  {2, 28, 70, 3, 14, 0},
-               {2, 28, 42, 2, 14, 0},  {1, 28, 56, 3, 14, 4}, {1, 28, 56, 3, 14, 1}, {1, 128, 128, 3, 64, 0},
+  } cases[] = {{2, 8, 12, 3, 4, 0},     {1, 28, 14, 1, 14, 0}, {3, 3, 3, 3, 1, 0},    {2, 64, 64, 3, 8, 0},
+               {2, 30, 45, 3, 15, 0},   {1, 14, 28, 2, 7, 0},  {3, 64, 64, 3, 2, 0},  {2, 28, 70, 3, 14, 0},
+               {2, 28, 42, 2, 14, 0},   {1, 28, 56, 3, 14, 4}, {1, 28, 56, 3, 14, 1}, {1, 128, 128, 3, 64, 0},
+               {4, 224, 224, 3, 14, 0}, /* a block has several rows of patches */
                {1, 64, 1280, 3, 64, 0} /* a row of patches is more than shared memory holds */};
   for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
     int B = cases[k].batch, H = cases[k].height, W = cases[k].width, C = cases[k].channels, P = cases[k].patch;
