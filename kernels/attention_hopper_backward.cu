@@ -107,8 +107,8 @@ NP_DEVICE void produce(const np_tensor_map *qkv, const np_tensor_map *out, const
   memory m;
   int pairs = 0, queries = 0;
   for (int r = 0; r * static_cast<int>(gridDim.x) < task->items; r++) {
-    int number = np_round_item(r, task->items);
-    if (number < 0) break;
+    int number = np_round_item(r);
+    if (number >= task->items) break;
     backward_item it = item_of(task, number);
     int image = number / task->heads, head = number % task->heads;
     for (int pair = 0; pair < pairs_of(task); pair++, pairs++) {
@@ -158,8 +158,8 @@ template <int width> NP_DEVICE void make_statistics(const backward_task *task, i
   memory m;
   int queries = 0;
   for (int r = 0; r * static_cast<int>(gridDim.x) < task->items; r++) {
-    int number = np_round_item(r, task->items);
-    if (number < 0) break;
+    int number = np_round_item(r);
+    if (number >= task->items) break;
     backward_item it = item_of(task, number);
     for (int pair = 0; pair < pairs_of(task); pair++)
       for (int t = first_tile(task, &it, 2 * pair); t < tiles_of(task); t++, queries++) {
@@ -379,8 +379,8 @@ NP_DEVICE void help(const backward_task *task, const backward_item *it, np_share
  * and queries of w's own, not with help; false at the end of all. */
 NP_DEVICE bool begins_own(const backward_task *task, const backward_item *it, int round, int pair, int w) {
   if (pair < pairs_of(task)) return first_tile(task, it, 2 * pair + w) == first_tile(task, it, 2 * pair);
-  int number = np_round_item(round + 1, task->items);
-  if (w == 0 || number < 0) return number >= 0;
+  int number = np_round_item(round + 1);
+  if (w == 0 || number >= task->items) return number < task->items;
   backward_item next = item_of(task, number);
   return first_tile(task, &next, w) == 0;
 }
@@ -394,8 +394,8 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
   bool ready = false;   /* s: the scores of the pair's first query tile */
   float s[32];
   for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
-    int number = np_round_item(round, task->items);
-    if (number < 0) break;
+    int number = np_round_item(round);
+    if (number >= task->items) break;
     backward_item it = item_of(task, number);
     for (int pair = 0; pair < pairs_of(task); pair++, pairs++) {
       int slot = np_ring_slot<SLOTS>(pairs), u = 2 * pair + w, t = first_tile(task, &it, 2 * pair);

@@ -68,8 +68,8 @@ template <int width> NP_DEVICE void produce(const np_tensor_map *map, const forw
   memory m;
   int used = 0, taken = 0;
   for (int r = 0; r * static_cast<int>(gridDim.x) < task->items; r++) {
-    int number = np_round_item(r, task->items);
-    if (number < 0) break;
+    int number = np_round_item(r);
+    if (number >= task->items) break;
     forward_item it = item_of(task, number);
     for (int w = 0; w < CONSUMERS; w++) {
       np_barrier_wait(m.barriers + (memory::Q_EMPTY + w), (taken + 1) % 2);
@@ -202,8 +202,8 @@ template <int width> NP_DEVICE void consume(const forward_task *task, int w) {
   constexpr bool lazy = width == 128; /* with 64 columns scaling costs less than asking */
   int used = 0, taken = 0;
   for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
-    int number = np_round_item(round, task->items);
-    if (number < 0) break;
+    int number = np_round_item(round);
+    if (number >= task->items) break;
     forward_item it = item_of(task, number);
     int tile = it.tile + w, first = used;
     int tiles = tile < np_attention_query_tiles(&it.map) ? np_attention_key_tiles(&it.map, tile) : 0;

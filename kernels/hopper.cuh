@@ -205,9 +205,9 @@ static np_status np_tensor_map_encode(np_tensor_map *map, const np_tensor_shape 
 
 /* ---- common ---- */
 /* wgmma's descriptor of a matrix that starts at p: see above. The swizzle pattern starts at a multiple of 1024 bytes.
- */
+ * Addresses of a block that runs together with others have its number in their high bits, which do not belong here. */
 NP_DEVICE uint64_t np_matrix(np_shared<const np_bf16> p) {
-  uint64_t start = np_shared_address(p) >> 4, leading = NP_PANEL_BYTES >> 4, stride = 1024 >> 4, swizzle = 1;
+  uint64_t start = (np_shared_address(p) & 0x3ffff) >> 4, leading = NP_PANEL_BYTES >> 4, stride = 1024 >> 4, swizzle = 1;
   return start | leading << 16 | stride << 32 | swizzle << 62;
 }
 /* Bytes to the matrix that starts 16 further along K: in a K-major tile … */
@@ -267,12 +267,11 @@ template <int n> NP_DEVICE void np_rows_store(const float (&d)[n], const float (
     }
 }
 
-/* Round r's item of this block; negative beyond the end, which it may be in the last round. Blocks take items from the last
- * to the first (vector.cuh says why), in rows that run alternately forth and back: neighbours in memory are worked at
- * together, and no block gets the long ones alone. */
-NP_DEVICE int np_round_item(int r, int items) {
+/* Round r's item of this block. Blocks take items in rows that run alternately forth and back: neighbours in memory are
+ * worked at together, and no block gets the long ones alone. May be one past the end in the last round. */
+NP_DEVICE int np_round_item(int r) {
   int blocks = static_cast<int>(gridDim.x), me = static_cast<int>(blockIdx.x);
-  return items - 1 - r * blocks - (r % 2 ? blocks - 1 - me : me);
+  return r * blocks + (r % 2 ? blocks - 1 - me : me);
 }
 
 /* A ring of `slots` places: which one the n-th use takes, and the parity of its phase. */

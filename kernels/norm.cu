@@ -14,7 +14,7 @@
  * The American Statistician 37, 1983).
  *
  * Backward: with n = (x - mean)·rstd and a = dy·gain, dx = rstd·(a - avg(a) - n·avg(a·n)), dgain = Σ dy·n, dbias = Σ
- * dy. A block takes a contiguous part of the rows, two at a time; a thread always has the same columns, so that dgain
+ * dy. A block takes every so many-th pair of rows; a thread always has the same columns, so that dgain
  * and dbias of the part grow in its registers. They go to scratch, and the parts are added afterwards (parts.cuh). */
 #include "kernels/kernels.h"
 #include "kernels/parts.cuh"
@@ -103,8 +103,8 @@ norm_forward(int64_t rows, int width, float eps, const T *x, const T *delta, con
   constexpr int together = THREADS / threads;
   const int group = static_cast<int>(threadIdx.x) / threads, thread = static_cast<int>(threadIdx.x) % threads;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * together;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * together + group; i < rows; i += stride) {
-    const int64_t r = rows - 1 - i, at = r * width; /* why: vector.cuh */
+  for (int64_t r = static_cast<int64_t>(blockIdx.x) * together + group; r < rows; r += stride) {
+    const int64_t at = r * width;
     np_vec<T, WIDE> s[count];
     load_sum<T, threads, count>(width, thread, x + at, delta ? delta + at : nullptr, sum ? sum + at : nullptr, s);
     const row_stats stats = statistics<T, threads, count>(width, eps, thread, s, room);
@@ -204,13 +204,12 @@ norm_backward(int64_t rows, int width, const T *dy, const T *x, const float *mea
   const int parts = static_cast<int>(gridDim.x), part = static_cast<int>(blockIdx.x);
   const bool mine = column < width;
   const float share = 1.0f / static_cast<float>(width);
-  const int64_t pairs = (rows + PAIR - 1) / PAIR; /* a part has every parts-th, from the end on */
+  const int64_t stride = static_cast<int64_t>(parts) * PAIR; /* a part has every parts-th pair of rows */
   float dgain[WIDE] = {}, dbias[WIDE] = {}, factor[WIDE] = {};
   if (mine) np_load_all(gain + column, factor);
 
   int half = 0;
-  for (int64_t i = part; i < pairs; i += parts, half ^= 1) {
-    const int64_t r = (pairs - 1 - i) * PAIR;
+  for (int64_t r = static_cast<int64_t>(part) * PAIR; r < rows; r += stride, half ^= 1) {
     back_row<T, WIDE> held[PAIR] = {};
 #pragma unroll
     for (int p = 0; p < PAIR; p++) {

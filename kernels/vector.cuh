@@ -106,19 +106,14 @@ static inline unsigned np_grid(const np_gpu *gpu, int64_t work) {
  *   enum { wide }              elements a thread takes at a time where all pointers are aligned for it,
  *   template <int n> held      what n elements' loads leave in registers,
  *   load<n>(op, i), finish<n>(op, i, held)   elements i … i+n-1; finish stores.
- * All loads of a round are issued before its first store, which the compiler could not do itself: tensors may alias.
- *
- * From the end to the beginning: a matrix product wrote its rows in ascending order just before, so that the second cache
- * still holds the last ones; and the next product begins with the first ones, which are then the last that were written.
- * norm.cu and the Hopper attention do the same. */
+ * All loads of a round are issued before its first store, which the compiler could not do itself: tensors may alias. */
 
 enum { NP_FLAT_THREADS = 256, NP_FLAT_ROUND = 2 };
 
 template <class Op, int n> NP_KERNEL(NP_FLAT_THREADS) np_flat_kernel(int64_t count, Op op) {
-  const int64_t tile = NP_FLAT_THREADS * NP_FLAT_ROUND, vectors = count / n, tiles = (vectors + tile - 1) / tile;
+  const int64_t tile = NP_FLAT_THREADS * NP_FLAT_ROUND, vectors = count / n;
   const int thread = static_cast<int>(threadIdx.x);
-  for (int64_t i = blockIdx.x; i < tiles; i += gridDim.x) {
-    const int64_t first = (tiles - 1 - i) * tile;
+  for (int64_t first = blockIdx.x * tile; first < vectors; first += gridDim.x * tile) {
     typename Op::template held<n> held[NP_FLAT_ROUND];
 #pragma unroll
     for (int u = 0; u < NP_FLAT_ROUND; u++) {
