@@ -1,11 +1,11 @@
 /* Images cut into patches. The P rows of pixels that hold a row of patches, a band, are one run of memory, and so are
  * the patches that they become:
  *
- *     [P, W/P, P, C] bytes, as they lie ──→ shared memory ──→ [W/P, C, P, P] activations
- *        16 bytes a copy                     two pixels a load    four values of a channel a store
+ *     [P, W/P, P, C] bytes, as they lie ──→ shared memory ──→ shared memory [W/P, C, P, P] ──→ activations, as they lie
+ *        16 bytes a copy                a thread a row of a patch, two pixels at a time           16 bytes a copy
  *
- * A block takes a band. A thread keeps its four pixels' place in a patch and goes from patch to patch, so that places
- * are found once and a value costs little more than its normalisation. */
+ * A block takes a band. Neighbouring threads take neighbouring patches, and both of its strides meet the banks of
+ * shared memory evenly, or nearly. */
 #include "kernels/kernels.h"
 #include "kernels/patches.cuh"
 #include "kernels/vector.cuh"
@@ -15,57 +15,70 @@ enum { MOST_THREADS = 256 };
 /* ---- kernels ---- */
 
 typedef struct bands {
-  const uint8_t *bytes; /* [bands, patch, pitch] */
+  const uint8_t *bytes; /* [bands, patch, across, patch, C] */
   int patch, across;    /* pixels along a patch, an even number; patches along a band */
-  int groups;           /* patches under way in a block: threads / (patch²/4), or 1 */
-  bool wide;            /* bands are multiples of 16 bytes, in address and size: else of 4 */
+  bool wide_in,
+      wide_out; /* bands of bytes, and of activations, are multiples of 16 bytes in address and size: else of 4 */
   np_levels levels;
 } bands;
 
-/* The band of this block to shared memory. */
-NP_DEVICE void fetch_band(const bands &b, const uint8_t *from, int size, np_shared<uint32_t> band) {
+/* `size` bytes, a multiple of 16 if wide, else of 4, by the whole block. */
+NP_DEVICE void fetch_band(const uint8_t *from, int size, bool wide, np_shared<uint32_t> band) {
   const uint32_t *words = reinterpret_cast<const uint32_t *>(from);
   const int first = static_cast<int>(threadIdx.x), step = static_cast<int>(blockDim.x);
-  if (b.wide) {
+  if (wide) {
     for (int i = 4 * first; i < size / 4; i += 4 * step) np_copy_async(band + i, words + i, true);
     np_copy_commit();
+    np_copy_wait<0>();
   } else {
     for (int i = first; i < size / 4; i += step) band[i] = words[i];
   }
 }
 
+NP_DEVICE void write_band(np_shared<const uint32_t> patches, int size, bool wide, void *to) {
+  const int first = static_cast<int>(threadIdx.x), step = static_cast<int>(blockDim.x);
+  if (wide) {
+    const np_shared<const uint4> from = np_shared_as<const uint4>(patches);
+    for (int i = first; i < size / 16; i += step) static_cast<uint4 *>(to)[i] = from[i];
+  } else {
+    for (int i = first; i < size / 4; i += step) static_cast<uint32_t *>(to)[i] = patches[i];
+  }
+}
+
+NP_DEVICE void put_two(np_shared<np_bf16> to, float low, float high) {
+  *np_shared_as<uint32_t>(to) = np_narrow2(low, high);
+}
+NP_DEVICE void put_two(np_shared<float> to, float low, float high) {
+  *np_shared_as<float2>(to) = make_float2(low, high);
+}
+
 template <class T, int C> NP_KERNEL(MOST_THREADS) patchify_bands(bands b, T *out) {
-  const np_shared<uint16_t> band = np_shared_at<uint16_t>(0); /* [patch, pitch/2]: bytes in pairs */
-  const int P = b.patch, plane = P * P, pitch = b.across * P * C, quads = plane / 4, size = P * pitch;
-  const int thread = static_cast<int>(threadIdx.x), group = thread / quads;
-  fetch_band(b, b.bytes + static_cast<int64_t>(blockIdx.x) * size, size, np_shared_as<uint32_t>(band));
-  out += static_cast<int64_t>(blockIdx.x) * size;
-  np_copy_wait<0>();
+  const int P = b.patch, plane = P * P, size = P * b.across * P * C; /* values of a band */
+  const np_shared<uint16_t> band = np_shared_at<uint16_t>(0);        /* bytes in pairs */
+  const np_shared<T> patches = np_shared_at<T>((static_cast<size_t>(size) + 15) / 16 * 16);
+  fetch_band(b.bytes + static_cast<int64_t>(blockIdx.x) * size, size, b.wide_in, np_shared_as<uint32_t>(band));
   np_block_sync();
-  if (group >= b.groups) return;
-  for (int q = thread - group * quads; q < quads; q += static_cast<int>(blockDim.x)) {
-    const int y = 4 * q / P, x = 4 * q - y * P;
-    const int first = (y * pitch + x * C) / 2;
-    const int second = first + (x + 2 < P ? C : (pitch - (P - 2) * C) / 2); /* the next pair of pixels */
-    for (int p = group; p < b.across; p += b.groups) {
-      uint32_t pair[2][C]; /* [pair of pixels][bytes 2k, 2k+1 of it] */
+  for (int i = static_cast<int>(threadIdx.x); i < b.across * P; i += static_cast<int>(blockDim.x)) {
+    const int y = i / b.across, p = i - y * b.across;
+    const np_shared<const uint16_t> from = band + (y * b.across + p) * (P * C / 2);
+    const np_shared<T> to = patches + p * C * plane + y * P;
+#pragma unroll 7
+    for (int x = 0; x < P / 2; x++) { /* pixels 2x and 2x + 1 */
+      uint32_t pair[C];
 #pragma unroll
-      for (int k = 0; k < C; k++) {
-        pair[0][k] = band[p * (P * C / 2) + first + k];
-        pair[1][k] = band[p * (P * C / 2) + second + k];
-      }
+      for (int k = 0; k < C; k++) pair[k] = from[x * C + k];
 #pragma unroll
       for (int c = 0; c < C; c++) {
-        float value[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          const int byte = i % 2 * C + c;
-          value[i] = np_level_at(b.levels.of[c], np_byte(pair[i / 2][byte / 2], byte % 2, b.levels.zero));
-        }
-        np_store_all(out + (p * C + c) * plane + 4 * q, value);
+        const float low = np_level_at(b.levels.of[c], np_byte(pair[c / 2], c % 2, b.levels.zero));
+        const int byte = C + c;
+        const float high = np_level_at(b.levels.of[c], np_byte(pair[byte / 2], byte % 2, b.levels.zero));
+        put_two(to + c * plane + 2 * x, low, high);
       }
     }
   }
+  np_block_sync();
+  write_band(np_shared_as<const uint32_t>(patches), size * static_cast<int>(sizeof(T)), b.wide_out,
+             out + static_cast<int64_t>(blockIdx.x) * size);
 }
 
 /* Whatever the shape, address and type of pixels: a block a patch, a thread a value. */
@@ -84,24 +97,30 @@ template <class T> NP_KERNEL(MOST_THREADS) patchify_any(np_pixels pixels, np_lev
 
 /* ---- launchers ---- */
 
+/* Shared memory of a block, for a band of so many values. */
+template <class T> static size_t band_bytes(int64_t values) {
+  return static_cast<size_t>((values + 15) / 16 * 16) + static_cast<size_t>(values) * sizeof(T);
+}
+
 template <class T, int C> static np_status launch_bands(const np_gpu *gpu, const np_pixels *pixels, void *out) {
-  const int P = pixels->patch, across = pixels->width / P, quads = P * P / 4, size = P * pixels->width * C;
-  bands b = {pixels->u8, P, across, 1, size % 16 == 0 && np_aligned(pixels->u8, 16), np_levels_of(pixels)};
-  if (quads <= MOST_THREADS) { /* as few rounds as 256 threads need, with as few threads as those rounds need */
-    const int most = MOST_THREADS / quads, rounds = (across + most - 1) / most;
-    b.groups = (across + rounds - 1) / rounds;
-  }
-  const int wanted = (quads * b.groups + NP_WARP - 1) / NP_WARP * NP_WARP;
-  const int threads = wanted < MOST_THREADS ? wanted : MOST_THREADS;
+  const int P = pixels->patch, across = pixels->width / P, size = P * pixels->width * C;
+  const bands b = {pixels->u8,
+                   P,
+                   across,
+                   size % 16 == 0 && np_aligned(pixels->u8, 16),
+                   size * sizeof(T) % 16 == 0 && np_aligned(out, 16),
+                   np_levels_of(pixels)};
+  const int wanted = (P * across + NP_WARP - 1) / NP_WARP * NP_WARP,
+            threads = wanted < MOST_THREADS ? wanted : MOST_THREADS;
   const int64_t count = static_cast<int64_t>(pixels->batch) * (pixels->height / P);
   return np_launch(gpu, "patchify", patchify_bands<T, C>, dim3(static_cast<unsigned>(count)), threads,
-                   static_cast<size_t>(size), b, static_cast<T *>(out));
+                   band_bytes<T>(size), b, static_cast<T *>(out));
 }
 
 template <class T> static np_status launch(const np_gpu *gpu, const np_pixels *pixels, void *out) {
   const int64_t band = static_cast<int64_t>(pixels->patch) * pixels->width * pixels->channels;
-  if (pixels->u8 && pixels->patch % 2 == 0 && band <= static_cast<int64_t>(gpu->shared_limit) &&
-      np_aligned(pixels->u8, 4) && np_aligned(out, 16)) {
+  if (pixels->u8 && pixels->patch % 2 == 0 && band_bytes<T>(band) <= gpu->shared_limit && np_aligned(pixels->u8, 4) &&
+      np_aligned(out, 8)) {
     if (pixels->channels == 1) return launch_bands<T, 1>(gpu, pixels, out);
     if (pixels->channels == 2) return launch_bands<T, 2>(gpu, pixels, out);
     return launch_bands<T, 3>(gpu, pixels, out);
