@@ -84,6 +84,9 @@ def bench_products(check):
               f"{lines[-1]['fused_gelu_largest_relative_difference']:.3g} off", seconds=seconds)
 
 
+STEPS = (("aim_600m.yaml", 400), ("aim_1b.yaml", None), ("aim_3b.yaml", None))  # and images/s wished for
+
+
 def stage_bench(check):
     bench_attention(check)
     bench_ops(check)
@@ -91,16 +94,19 @@ def stage_bench(check):
     if DRY:
         bench_step(check, "demo.yaml", None)
         return
-    for recipe, goal in (("aim_600m.yaml", 400), ("aim_1b.yaml", None), ("aim_3b.yaml", None)):
+    for recipe, goal in STEPS:
         bench_step(check, recipe, goal)
 
 
 # ---- peers -----------------------------------------------------------------------------------------------------------
 
 
+PEER_TOKENS = ("256", "1024")
+
+
 def peer_attention(check):
     out = os.path.join(check.scratch, "peer-attention.json")
-    words = ["--tokens", "256", "1024", "--rounds", "1", "--timeout", "150"]  # a start compiles anew
+    words = ["--tokens", *PEER_TOKENS, "--rounds", "1", "--timeout", "150"]  # a start compiles anew
     if DRY:
         words = ["--tokens", "33", "--head-width", "16", "--width", "32", "--rows", "66", "--rotate-mb", "1",
                  "--precision", "fp32", "--rounds", "1", "--runs", "1", "--warmup", "1"]
