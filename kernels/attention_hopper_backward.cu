@@ -56,6 +56,7 @@ typedef struct backward_task {
   const float *lse;         /* [B, h, N] */
   np_bf16 *dqkv;            /* [B, N, 3, h, d] */
   float *carried;           /* [blocks, query tiles, 64·d]: dQ on its way from pair to pair */
+  bool ordered;             /* images, by their prefixes */
 } backward_task;
 
 template <int width> struct backward_memory {
@@ -66,12 +67,13 @@ template <int width> struct backward_memory {
   static constexpr int BARRIERS = STATISTICS + SLOTS * 2 * NP_TILE_ROWS * 4;
   static constexpr int PAIR_FULL = 0, PAIR_EMPTY = 2, QUERY_FULL = 4, QUERY_EMPTY = 6, STATISTICS_FULL = 8, O_FULL = 10,
                        O_EMPTY = 11, DS_FULL = 12, DS_EMPTY = 13, DO_FULL = 14, DO_EMPTY = 16;
-  static constexpr int COUNT = 18, BYTES = BARRIERS + COUNT * 8;
+  static constexpr int COUNT = 18, ORDER = BARRIERS + COUNT * 8, BYTES = ORDER + NP_ORDER_BYTES;
   np_shared<np_bf16> k = np_shared_at<np_bf16>(K), v = np_shared_at<np_bf16>(V); /* [SLOTS][2 tiles] */
   np_shared<np_bf16> q = np_shared_at<np_bf16>(Q), dout = np_shared_at<np_bf16>(DO), out = np_shared_at<np_bf16>(O);
   np_shared<np_bf16> ds = np_shared_at<np_bf16>(DS);             /* [2 tiles] rows keys, columns queries */
   np_shared<float> statistics = np_shared_at<float>(STATISTICS); /* [SLOTS][lse·log2(e) | dsum][64] */
   np_shared<uint64_t> barriers = np_shared_at<uint64_t>(BARRIERS);
+  np_shared<uint16_t> order = np_shared_at<uint16_t>(ORDER); /* of images */
 };
 
 typedef struct backward_item {
@@ -107,8 +109,8 @@ NP_DEVICE void produce(const np_tensor_map *qkv, const np_tensor_map *out, const
   memory m;
   int pairs = 0, queries = 0;
   for (int r = 0; r * static_cast<int>(gridDim.x) < task->items; r++) {
-    int number = np_round_item(r);
-    if (number >= task->items) break;
+    int number = np_round_item(r, task->items, task->heads, m.order, task->ordered);
+    if (number < 0) break;
     backward_item it = item_of(task, number);
     int image = number / task->heads, head = number % task->heads;
     for (int pair = 0; pair < pairs_of(task); pair++, pairs++) {
@@ -158,8 +160,8 @@ template <int width> NP_DEVICE void make_statistics(const backward_task *task, i
   memory m;
   int queries = 0;
   for (int r = 0; r * static_cast<int>(gridDim.x) < task->items; r++) {
-    int number = np_round_item(r);
-    if (number >= task->items) break;
+    int number = np_round_item(r, task->items, task->heads, m.order, task->ordered);
+    if (number < 0) break;
     backward_item it = item_of(task, number);
     for (int pair = 0; pair < pairs_of(task); pair++)
       for (int t = first_tile(task, &it, 2 * pair); t < tiles_of(task); t++, queries++) {
@@ -377,10 +379,11 @@ NP_DEVICE void help(const backward_task *task, const backward_item *it, np_share
 
 /* Whether what comes after the pair before `pair` (which may be the first of the block's next item) begins with keys
  * and queries of w's own, not with help; false at the end of all. */
-NP_DEVICE bool begins_own(const backward_task *task, const backward_item *it, int round, int pair, int w) {
+NP_DEVICE bool begins_own(const backward_task *task, const backward_item *it, np_shared<const uint16_t> order,
+                          int round, int pair, int w) {
   if (pair < pairs_of(task)) return first_tile(task, it, 2 * pair + w) == first_tile(task, it, 2 * pair);
-  int number = np_round_item(round + 1);
-  if (w == 0 || number >= task->items) return number < task->items;
+  int number = np_round_item(round + 1, task->items, task->heads, order, task->ordered);
+  if (w == 0 || number < 0) return number >= 0;
   backward_item next = item_of(task, number);
   return first_tile(task, &next, w) == 0;
 }
@@ -394,8 +397,8 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
   bool ready = false;   /* s: the scores of the pair's first query tile */
   float s[32];
   for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
-    int number = np_round_item(round);
-    if (number >= task->items) break;
+    int number = np_round_item(round, task->items, task->heads, m.order, task->ordered);
+    if (number < 0) break;
     backward_item it = item_of(task, number);
     for (int pair = 0; pair < pairs_of(task); pair++, pairs++) {
       int slot = np_ring_slot<SLOTS>(pairs), u = 2 * pair + w, t = first_tile(task, &it, 2 * pair);
@@ -440,7 +443,7 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
           float4 before[8];
           if (on_duty<width>(t, w)) fetch_dq<width>(task, pair, t, w, before);
           more = t + 1 < tiles_of(task);
-          ready = more || begins_own(task, &it, round, pair + 1, w);
+          ready = more || begins_own(task, &it, m.order, round, pair + 1, w);
           np_barrier_wait(m.barriers + memory::DS_FULL, n % 2);
           np_shared<const np_bf16> next = k + w * memory::ELEMENTS;
           if (ready && !more) {
@@ -486,6 +489,7 @@ hopper_backward(NP_MAP qkv, NP_MAP out, NP_MAP dout, const backward_task task) {
     for (int i = 0; i < memory::COUNT; i++) np_barrier_init(m.barriers + i, arrivals[i]);
     np_barrier_init_done();
   }
+  if (task.ordered) np_order_images(m.order, task.prefix, task.items / task.heads);
   np_block_sync();
   int group = np_shuffle(static_cast<int>(threadIdx.x) / NP_GROUP, 0);
   if (group == 0) {
@@ -525,7 +529,8 @@ template <int width> static np_status launch(const np_gpu *gpu, const np_kernel_
                         a->prefix,
                         a->lse,
                         static_cast<np_bf16 *>(a->dqkv),
-                        static_cast<float *>(a->scratch)};
+                        static_cast<float *>(a->scratch),
+                        np_is_ordered(a->prefix, a->batch)};
   unsigned grid = static_cast<unsigned>(task.items < gpu->processors ? task.items : gpu->processors);
   return np_launch(gpu, "attention_hopper_backward", hopper_backward<width>, grid, THREADS,
                    backward_memory<width>::BYTES, maps[0], maps[1], maps[2], task);

@@ -34,6 +34,7 @@ typedef struct forward_task {
   const int32_t *prefix;            /* [B] or NULL */
   np_bf16 *out;                     /* [B, N, h, d] */
   float *lse;                       /* [B, h, N] or NULL */
+  bool ordered;                     /* images, by their prefixes */
 } forward_task;
 
 /* Shared memory: Q [2 tiles], K [4], V [4], then the barriers. */
@@ -41,9 +42,10 @@ template <int width> struct forward_memory {
   static constexpr int TILE = np_tile_bytes(width), K = CONSUMERS * TILE, V = K + SLOTS * TILE,
                        BARRIERS = V + SLOTS * TILE;
   static constexpr int Q_FULL = 0, Q_EMPTY = 2, K_FULL = 4, K_EMPTY = 8, V_FULL = 12, V_EMPTY = 16, COUNT = 20;
-  static constexpr int BYTES = BARRIERS + COUNT * 8;
+  static constexpr int ORDER = BARRIERS + COUNT * 8, BYTES = ORDER + NP_ORDER_BYTES;
   np_shared<np_bf16> q = np_shared_at<np_bf16>(0), k = np_shared_at<np_bf16>(K), v = np_shared_at<np_bf16>(V);
   np_shared<uint64_t> barriers = np_shared_at<uint64_t>(BARRIERS);
+  np_shared<uint16_t> order = np_shared_at<uint16_t>(ORDER); /* of images */
 };
 
 typedef struct forward_item {
@@ -68,8 +70,8 @@ template <int width> NP_DEVICE void produce(const np_tensor_map *map, const forw
   memory m;
   int used = 0, taken = 0;
   for (int r = 0; r * static_cast<int>(gridDim.x) < task->items; r++) {
-    int number = np_round_item(r);
-    if (number >= task->items) break;
+    int number = np_round_item(r, task->items, task->heads * task->blocks, m.order, task->ordered);
+    if (number < 0) break;
     forward_item it = item_of(task, number);
     for (int w = 0; w < CONSUMERS; w++) {
       np_barrier_wait(m.barriers + (memory::Q_EMPTY + w), (taken + 1) % 2);
@@ -202,8 +204,8 @@ template <int width> NP_DEVICE void consume(const forward_task *task, int w) {
   constexpr bool lazy = width == 128; /* with 64 columns scaling costs less than asking */
   int used = 0, taken = 0;
   for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
-    int number = np_round_item(round);
-    if (number >= task->items) break;
+    int number = np_round_item(round, task->items, task->heads * task->blocks, m.order, task->ordered);
+    if (number < 0) break;
     forward_item it = item_of(task, number);
     int tile = it.tile + w, first = used;
     int tiles = tile < np_attention_query_tiles(&it.map) ? np_attention_key_tiles(&it.map, tile) : 0;
@@ -285,6 +287,7 @@ template <int width> NP_KERNEL_BLOCKS(THREADS, 1) hopper_forward(NP_MAP map, con
     }
     np_barrier_init_done();
   }
+  if (task.ordered) np_order_images(m.order, task.prefix, task.items / (task.heads * task.blocks));
   np_block_sync();
   if (threadIdx.x < NP_GROUP) {
     np_registers_give<24>();
@@ -308,8 +311,10 @@ template <int width> static np_status launch(const np_gpu *gpu, const np_kernel_
   np_status st = np_tensor_map_encode(&map, &shape);
   if (st != NP_OK) return st;
   int blocks = (a->tokens + CONSUMERS * NP_TILE_ROWS - 1) / (CONSUMERS * NP_TILE_ROWS);
-  forward_task task = {
-      a->tokens, a->heads, blocks, a->batch * a->heads * blocks, a->prefix, static_cast<np_bf16 *>(a->out), a->lse};
+  forward_task task = {a->tokens, a->heads,
+                       blocks,    a->batch * a->heads * blocks,
+                       a->prefix, static_cast<np_bf16 *>(a->out),
+                       a->lse,    np_is_ordered(a->prefix, a->batch)};
   /* Two blocks of a head read the same keys and values at the same time. */
   unsigned grid = static_cast<unsigned>(task.items < gpu->processors ? task.items : gpu->processors);
   return np_launch_together(gpu, "attention_hopper_forward", hopper_forward<width>, (grid + 1) / 2 * 2, 2, THREADS,

@@ -267,11 +267,37 @@ template <int n> NP_DEVICE void np_rows_store(const float (&d)[n], const float (
     }
 }
 
-/* Round r's item of this block. Blocks take items in rows that run alternately forth and back: neighbours in memory are
- * worked at together, and no block gets the long ones alone. May be one past the end in the last round. */
-NP_DEVICE int np_round_item(int r) {
+/* ---- which block takes what ---- */
+/* The longer an image's prefix, the more work its items are. So a block takes images with long prefixes first, and in
+ * rows that run alternately forth and back: every block gets about the same work, and what it gets follows from the
+ * prefixes alone.
+ *
+ *      images by prefix   ████████  ███████  ██████  █████  ████  ███  ██  █
+ *      blocks                 0  →     1        2      2  ←   1     0   0  →
+ *
+ * Neighbours in memory are worked at together besides. Of more than NP_ORDERED images, or without prefixes, nothing is
+ * ordered. */
+constexpr int NP_ORDERED = 512;
+constexpr int NP_ORDER_BYTES = NP_ORDERED * 2;
+
+static inline bool np_is_ordered(const int32_t *prefix, int batch) { return prefix && batch <= NP_ORDERED; }
+
+/* order[k] is the image with the k-th longest prefix, by all threads; a block barrier must follow. */
+NP_DEVICE void np_order_images(np_shared<uint16_t> order, const int32_t *prefix, int batch) {
+  for (int i = static_cast<int>(threadIdx.x); i < batch; i += static_cast<int>(blockDim.x)) {
+    int mine = prefix[i], before = 0;
+#pragma unroll 8
+    for (int j = 0; j < batch; j++) before += prefix[j] > mine || (prefix[j] == mine && j < i);
+    order[before] = static_cast<uint16_t>(i);
+  }
+}
+
+/* Round r's item of this block, -1 behind the last. An image has `each` items. ordered: by np_order_images. */
+NP_DEVICE int np_round_item(int r, int items, int each, np_shared<const uint16_t> order, bool ordered) {
   int blocks = static_cast<int>(gridDim.x), me = static_cast<int>(blockIdx.x);
-  return r * blocks + (r % 2 ? blocks - 1 - me : me);
+  int place = r * blocks + (r % 2 ? blocks - 1 - me : me);
+  if (place >= items) return -1;
+  return ordered ? order[place / each] * each + place % each : place;
 }
 
 /* A ring of `slots` places: which one the n-th use takes, and the parity of its phase. */
