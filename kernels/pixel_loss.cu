@@ -49,8 +49,10 @@ typedef struct loss_call { /* the operands of the operator, and what follows fro
   loss_channel channel[3];
   double weight[3], start;              /* the mean: start + Σ_c weight_c·Σ v */
   divisor by_tokens, by_across, by_run; /* run: values of a row of a patch */
-  int64_t rows;
-  int values, each, tokens, across, run; /* each: values of a channel, n_c */
+  int64_t rows, on;                     /* on: values from a warp's row to its next */
+  int values, tokens, across, run, pitch;
+  double each;   /* values of a channel, n_c */
+  uint32_t area; /* the same: P·P */
   bool normalize;
   const int32_t *index;
   const float *scale;
@@ -109,47 +111,52 @@ template <int ROUNDS> NP_DEVICE bool in_row(const loss_call &call, int u) {
   return u < (ROUNDS == 6 ? 6 : ROUNDS == 5 ? 4 : 0) || (np_lane() + u * NP_WARP) * WIDE < call.values;
 }
 
-/* Where in a slot the lane's pairs of bytes are, for a patch that begins with a chunk. */
+/* Where among the slots the lane's pairs of bytes are, of a patch that begins with a chunk. */
 template <int ROUNDS> NP_DEVICE void find_places(const loss_call &call, int warp, int (&places)[ROUNDS][2]) {
 #pragma unroll
   for (int u = 0; u < ROUNDS; u++) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       const int j = (np_lane() + u * NP_WARP) * WIDE + i * 2, row = divide(j, call.by_run);
-      places[u][i] = (warp * SLOT + row * SPAN + j - row * call.run) / 2;
+      places[u][i] = warp * SLOT + row * SPAN + j - row * call.run;
     }
   }
 }
 
-/* 1 + where among the bytes the target of row r begins; 0: no such row, or none to predict. */
+/* Where among the bytes the target of row r begins, plus 1: an odd number. Else BLANK, a row with nothing to predict,
+ * or 0: no such row. */
+enum { BLANK = 2 };
 template <int C> NP_DEVICE uint32_t target_byte(const loss_call &call, int64_t r) {
   const int token = r < call.rows ? call.index[r] : -1;
-  if (token < 0) return 0;
+  if (token < 0) return r < call.rows ? BLANK : 0;
   const place p = target_of(call, token);
   const uint32_t row = static_cast<uint32_t>(p.image * call.pixels.height + p.top);
   return (row * static_cast<uint32_t>(call.pixels.width) + static_cast<uint32_t>(p.left)) * C + 1;
 }
+NP_DEVICE bool counts(uint32_t target) { return target % 2 == 1; }
+/* Bytes between the chunk that the target begins in, and its first. */
+NP_DEVICE uint32_t skew_of(uint32_t target) { return target % CHUNK - 1; }
 
-/* Begins to copy a patch to the warp's slot: a row of it to four lanes. */
-NP_DEVICE void copy_patch(const loss_call &call, uint32_t target, np_shared<uint8_t> slot) {
-  const int pitch = call.pixels.width * call.pixels.channels, lane = np_lane();
-  const int row = lane * CHUNK / SPAN, chunk = lane * CHUNK % SPAN, skew = static_cast<int>((target - 1) % CHUNK);
-  const uint8_t *from = call.pixels.u8 + (target - 1 - skew) + row * pitch + chunk;
+/* Begins to copy a patch to the warp's slot: a row of it by four lanes. from: the lane's chunk of the first image. */
+NP_DEVICE void copy_patch(const loss_call &call, uint32_t target, const uint8_t *from, np_shared<uint8_t> to) {
+  const int row = np_lane() * CHUNK / SPAN, chunk = np_lane() * CHUNK % SPAN;
+  if (chunk - call.run >= static_cast<int>(skew_of(target))) return;
+  from += target / CHUNK * CHUNK;
 #pragma unroll
   for (int y = 0; y < MOST_PATCH; y += COPIED)
-    if (row + y < call.pixels.patch && chunk < skew + call.run)
-      np_copy_async(slot + y * SPAN + lane * CHUNK, from + y * pitch, true);
+    if (row + y < call.pixels.patch) np_copy_async(to + y * SPAN, from + y * call.pitch, true);
 }
 
 /* The lane's bytes of the patch that was copied. */
 template <int ROUNDS>
 NP_DEVICE void take_patch(const loss_call &call, uint32_t target, const int (&places)[ROUNDS][2],
-                          np_shared<const uint16_t> slots, uint32_t (&word)[ROUNDS]) {
-  const np_shared<const uint16_t> pairs = slots + static_cast<int>((target - 1) % CHUNK / 2);
+                          np_shared<const uint8_t> slots, uint32_t (&word)[ROUNDS]) {
+  const np_shared<const uint8_t> from = slots + skew_of(target);
 #pragma unroll
   for (int u = 0; u < ROUNDS; u++) {
-    word[u] = 0;
-    if (in_row<ROUNDS>(call, u)) word[u] = pairs[places[u][0]] | static_cast<uint32_t>(pairs[places[u][1]]) << 16;
+    if (!in_row<ROUNDS>(call, u)) continue;
+    word[u] = np_shared_as<const uint16_t>(from + places[u][0])[0] |
+              static_cast<uint32_t>(np_shared_as<const uint16_t>(from + places[u][1])[0]) << 16;
   }
 }
 
@@ -157,7 +164,7 @@ template <class T, int ROUNDS>
 NP_DEVICE void read_row(const loss_call &call, const T *pred, np_vec<T, WIDE> (&held)[ROUNDS]) {
 #pragma unroll
   for (int u = 0; u < ROUNDS; u++)
-    if (in_row<ROUNDS>(call, u)) held[u] = np_vec_load<WIDE>(pred + (np_lane() + u * NP_WARP) * WIDE);
+    if (in_row<ROUNDS>(call, u)) held[u] = np_vec_load<WIDE>(pred + u * NP_WARP * WIDE);
 }
 
 /* The level of channel lane mod C. mask: the bytes of channel c in round 0. */
@@ -190,43 +197,49 @@ NP_DEVICE np_level own_level(const loss_call &call, const uint32_t (&word)[ROUND
     own2 = channel == c ? v2[c] : own2;
     sum[c] = static_cast<double>(v[c]);
   }
-  const uint32_t scatter = static_cast<uint32_t>(call.each) * own2 - own * own; /* n_c ≤ 257: below 2^32 */
+  const uint32_t scatter = call.area * own2 - own * own; /* n_c ≤ 257: below 2^32 */
   return standardise(call, C, call.channel[channel], sum, static_cast<double>(own), static_cast<float>(scatter));
 }
 
-/* d = pred - t of round u. */
+/* d = pred - t of round u. zero: for np_byte. */
 template <int C, class T>
-NP_DEVICE void difference(const loss_call &call, int u, const np_vec<T, WIDE> &pred, uint32_t word,
-                          const np_level (&level)[C], float (&d)[WIDE]) {
+NP_DEVICE void difference(int u, const np_vec<T, WIDE> &pred, uint32_t word, const np_level (&level)[C], uint32_t zero,
+                          float (&d)[WIDE]) {
   np_vec_get(pred, d);
 #pragma unroll
-  for (int i = 0; i < WIDE; i++) d[i] -= np_level_at(level[entry<C>(u, i)], np_byte(word, i, call.levels.zero));
+  for (int i = 0; i < WIDE; i++) d[i] -= np_level_at(level[entry<C>(u, i)], np_byte(word, i, zero));
 }
 
 /* The lane's share of Σ (pred - t)² over a row, and of its gradient. Squares are added in float32, a lane's few; in
- * float64 where that overflows, so that no finite difference has an infinite square. dpred: the lane's first, or NULL.
- */
+ * float64 where that overflows, so that no finite difference has an infinite square. The compiler must not keep all
+ * differences for that: it does not know that zero is levels.zero, and `same` nothing. */
 template <int C, class T, int ROUNDS>
 NP_DEVICE double compare(const loss_call &call, const np_vec<T, WIDE> (&held)[ROUNDS], const uint32_t (&word)[ROUNDS],
-                         const np_level (&level)[C], float step, T *dpred) {
+                         const np_level (&level)[C], uint32_t zero, float step, T *dpred, bool wanted) {
   float squares = 0.0f, d[WIDE];
 #pragma unroll
   for (int u = 0; u < ROUNDS; u++) {
     if (!in_row<ROUNDS>(call, u)) continue;
-    difference<C>(call, u, held[u], word[u], level, d);
+    difference<C>(u, held[u], word[u], level, zero, d);
 #pragma unroll
     for (int i = 0; i < WIDE; i++) {
       squares = fmaf(d[i], d[i], squares);
       d[i] *= step;
     }
-    if (dpred) np_store_all(dpred + u * NP_WARP * WIDE, d);
+    np_vec<T, WIDE> out;
+    np_vec_set(out, d);
+    if (wanted) np_vec_store(dpred + u * NP_WARP * WIDE, out);
   }
   if (squares <= 1e38f) return static_cast<double>(squares);
+  const uint32_t same = zero ^ call.levels.zero;
   double sum = 0.0; /* beyond float32, or not a number */
 #pragma unroll
   for (int u = 0; u < ROUNDS; u++) {
     if (!in_row<ROUNDS>(call, u)) continue;
-    difference<C>(call, u, held[u], word[u], level, d);
+    np_vec<T, WIDE> again = held[u];
+#pragma unroll
+    for (uint32_t i = 0; i < sizeof again / 4; i++) again.pair[i] ^= same;
+    difference<C>(u, again, word[u], level, call.levels.zero, d);
 #pragma unroll
     for (int i = 0; i < WIDE; i++) sum += static_cast<double>(d[i]) * static_cast<double>(d[i]);
   }
@@ -240,56 +253,59 @@ NP_DEVICE uint32_t uniform(uint32_t value, int from) { return np_warp_count(np_l
 template <class T, int C, int ROUNDS>
 NP_KERNEL_BLOCKS(THREADS, sizeof(T) == 2 ? BLOCKS : BLOCKS_F32)
 pixel_loss(loss_call call, const T *pred, T *dpred) {
-  const int warp = static_cast<int>(uniform(static_cast<uint32_t>(np_warp()), 0));
-  const np_shared<uint8_t> slots = np_shared_at<uint8_t>(WARPS * sizeof(double)), slot = slots + warp * SLOT;
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * WARPS;
-  int64_t r = static_cast<int64_t>(blockIdx.x) * WARPS + warp, at = r * call.values;
+  const int lane = np_lane(), warp = static_cast<int>(uniform(static_cast<uint32_t>(np_warp()), 0));
+  const np_shared<uint8_t> slots = np_shared_at<uint8_t>(WARPS * sizeof(double)),
+                           to = slots + warp * SLOT + lane * CHUNK;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * WARPS,
+                first = static_cast<int64_t>(blockIdx.x) * WARPS + warp;
+  int64_t at = first * call.values + lane * WIDE; /* the lane's first value of the row at hand */
+  const bool wanted = dpred != nullptr;
   np_next_may_start();
-  uint32_t targets = target_byte<C>(call, r + np_lane() * stride); /* lane k: of row r + k·stride; 32 at a time */
+  uint32_t targets = target_byte<C>(call, first + lane * stride); /* lane k: of row first + k·stride; 32 at a time */
   np_vec<T, WIDE> held[ROUNDS];
-  if (r < call.rows) read_row(call, pred + at, held);
+  if (first < call.rows) read_row(call, pred + at, held);
+  const uint8_t *from = call.pixels.u8 + lane * CHUNK / SPAN * call.pitch + lane * CHUNK % SPAN;
   uint32_t target = uniform(targets, 0);
-  if (target) copy_patch(call, target, slot);
+  if (counts(target)) copy_patch(call, target, from, to);
 
   int places[ROUNDS][2];
   find_places(call, warp, places);
-  const float step = dpred ? 2.0f * *call.scale / static_cast<float>(call.values) : 0.0f;
+  const uint32_t zero = np_shuffle(lane == 0 ? call.levels.zero : 0, 0); /* not a constant: np_byte has another one */
+  const float step = wanted ? 2.0f * *call.scale / static_cast<float>(call.values) : 0.0f;
   uint32_t mask[C];
 #pragma unroll
   for (int c = 0; c < C; c++) {
-    const int byte = (c + 2 * np_lane()) % 3; /* ≡ c - lane */
+    const int byte = (c + 2 * lane) % 3; /* ≡ c - lane */
     mask[c] = byte == 0 ? 0xff0000ffu : 0xffu << 8 * byte;
   }
   double loss = 0.0;
-  for (int k = 1; r < call.rows; k++) {
-    const bool counts = target != 0;
+  for (int k = 1; target != 0; k++) {
+    const bool any = counts(target);
     uint32_t word[ROUNDS] = {};
-    if (counts) {
+    if (any) {
       np_copy_commit();
       np_copy_wait<0>();
       np_warp_sync();
-      take_patch(call, target, places, np_shared_as<const uint16_t>(slots), word);
+      take_patch(call, target, places, slots, word);
       np_warp_sync();
     }
-    if (k % NP_WARP == 0) targets = target_byte<C>(call, r + (1 + np_lane()) * stride);
+    if (k % NP_WARP == 0) targets = target_byte<C>(call, first + (k + lane) * stride);
     target = uniform(targets, k % NP_WARP);
-    if (target) copy_patch(call, target, slot);
+    if (counts(target)) copy_patch(call, target, from, to);
 
-    T *to = dpred ? dpred + at + np_lane() * WIDE : nullptr;
-    if (counts) {
+    if (any) {
       np_level level[C] = {own_level<C>(call, word, mask)};
 #pragma unroll
-      for (int i = 1; i < C; i++) level[i] = level_from(level[0], (np_lane() + i) % C);
-      loss += compare(call, held, word, level, step, to);
+      for (int i = 1; i < C; i++) level[i] = level_from(level[0], (lane + i) % C);
+      loss += compare(call, held, word, level, zero, step, dpred + at, wanted);
     } else {
       const float zeros[WIDE] = {};
 #pragma unroll
       for (int u = 0; u < ROUNDS; u++)
-        if (to && in_row<ROUNDS>(call, u)) np_store_all(to + u * NP_WARP * WIDE, zeros);
+        if (wanted && in_row<ROUNDS>(call, u)) np_store_all(dpred + at + u * NP_WARP * WIDE, zeros);
     }
-    r += stride;
-    at += stride * call.values;
-    if (target) read_row(call, pred + at, held);
+    at += call.on;
+    if (counts(target)) read_row(call, pred + at, held);
   }
   loss = np_block_sum(loss, THREADS, np_shared_at<double>(0));
   if (threadIdx.x == 0) call.losses[blockIdx.x] = loss / call.values;
@@ -434,7 +450,9 @@ extern "C" np_status np_kernel_pixel_loss(const np_gpu *gpu, np_dtype act, const
   const int across = pixels->width / pixels->patch, each = pixels->patch * pixels->patch;
   loss_call call = {};
   call.pixels = *pixels, call.levels = np_levels_of(pixels);
-  call.values = each * pixels->channels, call.each = each, call.run = pixels->patch * pixels->channels;
+  call.values = each * pixels->channels, call.each = each, call.area = static_cast<uint32_t>(each);
+  call.run = pixels->patch * pixels->channels;
+  call.pitch = pixels->width * pixels->channels;
   call.across = across, call.tokens = across * (pixels->height / pixels->patch);
   call.by_tokens = divisor_of(call.tokens), call.by_across = divisor_of(across), call.by_run = divisor_of(call.run);
   for (int c = 0; c < pixels->channels; c++) {
@@ -449,6 +467,7 @@ extern "C" np_status np_kernel_pixel_loss(const np_gpu *gpu, np_dtype act, const
   const int held = act == NP_BF16 ? BLOCKS : BLOCKS_F32;
   const int64_t wanted = (rows + WARPS - 1) / WARPS, most = static_cast<int64_t>(gpu->processors) * held;
   const int64_t blocks = wanted < most ? wanted : most;
+  call.on = blocks * WARPS * call.values;
   st = act == NP_BF16 ? launch<np_bf16>(gpu, call, blocks, pred, dpred) : launch<float>(gpu, call, blocks, pred, dpred);
   return st == NP_OK ? np_total(gpu, "pixel_loss_total", blocks, call.losses, loss, accumulate) : st;
 }
