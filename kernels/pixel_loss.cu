@@ -7,19 +7,18 @@
  *     pred ───────────────────────────────────────────────────────────────────┴→ (pred - t)² ──→ loss of the block
  *                                                                              └→ scale·2·(pred - t)/(P·P·C) ──→ dpred
  *
- * The next row is under way while a row is worked on: its bytes to shared memory, as soon as those of the row have come
- * from there; its predictions to the registers that the row's have left, so that 32 warps fit a multiprocessor:
+ * The next row is under way while a row is worked on: its bytes to shared memory once the row's have come from there,
+ * its predictions to registers once the row's are done with, which are so few that 32 warps fit a multiprocessor:
  *
- *     bytes of row   ──r+1─────────────────────────┤ ├──r+2─────────────────────────┤
- *     pred of row    ──r────────────┤            ├──r+1────────────┤            ├──r+2──
- *     work           │ Σ, levels of r │ compare r │ Σ, levels of r+1 │ compare r+1 │
+ *     bytes   ├─────── r+1 ──────────────────────┤├─────── r+2 ──────────────────────┤
+ *     pred    ─── r ───┤              ├──────── r+1 ───────┤              ├──────── r+2 ─
+ *     work    levels of r │ compare r │ levels of r+1       │ compare r+1 │ levels of r+2
  *
- * The other bound is instructions, and most of them would be addresses: a row of a patch begins at any pair of bytes.
- * So a warp copies the aligned 64 bytes around each row of the patch, and what a lane takes out of these lies at places
- * that differ from patch to patch by one number, the same for all lanes:
+ * A row of a patch begins at any pair of bytes, and addresses would be most of the instructions. So a warp copies the
+ * aligned 64 bytes around each row of the patch (p), which moves a patch as a whole, by its `skew`:
  *
- *     row 0   ..ppppppppp.....      lane l takes the values 4l … 4l + 3 of the patch (p), as two pairs, which may lie
- * in row 1   ..ppppppppp.....      two rows, then those 128 further on, and so for the predictions
+ *     row 0   ..ppppppppp.....     A lane takes values 4·lane … + 3 of the patch as two pairs of bytes, which may
+ *     row 1   ..ppppppppp.....     lie in two rows, then those 128 further on: always from the same places plus skew.
  *
  * What that does not fit (float pixels, odd or large patches, images of unaligned rows) goes value by value through
  * pixel_loss_any. */
@@ -47,12 +46,12 @@ typedef struct loss_call { /* the operands of the operator, and what follows fro
   np_pixels pixels;
   np_levels levels; /* of targets that are not standardised */
   loss_channel channel[3];
-  double weight[3], start;              /* the mean: start + Σ_c weight_c·Σ v */
-  divisor by_tokens, by_across, by_run; /* run: values of a row of a patch */
-  int64_t rows, on;                     /* on: values from a warp's row to its next */
-  int values, tokens, across, run, pitch;
-  double each;   /* values of a channel, n_c */
-  uint32_t area; /* the same: P·P */
+  double weight[3], start;                 /* the mean: start + Σ_c weight_c·Σ v */
+  divisor by_tokens, by_across, by_run;    /* run: values of a row of a patch */
+  int64_t rows, on;                        /* on: values from a warp's row to its next */
+  int values, groups, tokens, across, run; /* groups: of WIDE values */
+  uint32_t area, pitch;                    /* n_c = P·P; bytes of a row of an image */
+  double each;                             /* n_c */
   bool normalize;
   const int32_t *index;
   const float *scale;
@@ -108,17 +107,22 @@ template <int C> NP_HOST_DEVICE constexpr int entry(int u, int i) { return C == 
 /* Whether a row has values for this lane in round u. Rounds before the last have them for all lanes where they are 5 or
  * 6, and so does the sixth: among even patches they are those of 14² and 16² pixels. */
 template <int ROUNDS> NP_DEVICE bool in_row(const loss_call &call, int u) {
-  return u < (ROUNDS == 6 ? 6 : ROUNDS == 5 ? 4 : 0) || (np_lane() + u * NP_WARP) * WIDE < call.values;
+  return u < (ROUNDS == 6 ? 6 : ROUNDS == 5 ? 4 : 0) || np_lane() < call.groups - u * NP_WARP;
 }
 
-/* Where among the slots the lane's pairs of bytes are, of a patch that begins with a chunk. */
-template <int ROUNDS> NP_DEVICE void find_places(const loss_call &call, int warp, int (&places)[ROUNDS][2]) {
+/* Where among the slots the lane's bytes are, of a patch that begins with a chunk: two pairs a round, or one word where
+ * all begin so, as those of 6 rounds do. */
+template <int ROUNDS> struct lane_places {
+  enum { PIECES = ROUNDS == 6 ? 1 : 2 };
+  int at[ROUNDS][PIECES];
+};
+template <int ROUNDS> NP_DEVICE void find_places(const loss_call &call, int warp, lane_places<ROUNDS> &places) {
 #pragma unroll
   for (int u = 0; u < ROUNDS; u++) {
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < places.PIECES; i++) {
       const int j = (np_lane() + u * NP_WARP) * WIDE + i * 2, row = divide(j, call.by_run);
-      places[u][i] = warp * SLOT + row * SPAN + j - row * call.run;
+      places.at[u][i] = warp * SLOT + row * SPAN + j - row * call.run;
     }
   }
 }
@@ -137,29 +141,37 @@ NP_DEVICE bool counts(uint32_t target) { return target % 2 == 1; }
 /* Bytes between the chunk that the target begins in, and its first. */
 NP_DEVICE uint32_t skew_of(uint32_t target) { return target % CHUNK - 1; }
 
-/* Begins to copy a patch to the warp's slot: a row of it by four lanes. from: the lane's chunk of the first image. */
-NP_DEVICE void copy_patch(const loss_call &call, uint32_t target, const uint8_t *from, np_shared<uint8_t> to) {
+/* Begins to copy a patch to the warp's slot: a row of it by four lanes. mine: where the lane's first chunk is. */
+NP_DEVICE void copy_patch(const loss_call &call, uint32_t target, uint32_t mine, np_shared<uint8_t> to) {
   const int row = np_lane() * CHUNK / SPAN, chunk = np_lane() * CHUNK % SPAN;
   if (chunk - call.run >= static_cast<int>(skew_of(target))) return;
-  from += target / CHUNK * CHUNK;
+  const uint32_t from = target / CHUNK * CHUNK + mine;
 #pragma unroll
   for (int y = 0; y < MOST_PATCH; y += COPIED)
-    if (row + y < call.pixels.patch) np_copy_async(to + y * SPAN, from + y * call.pitch, true);
+    if (row + y < call.pixels.patch) np_copy_async(to + y * SPAN, call.pixels.u8 + (from + y * call.pitch), true);
 }
+
+/* What lane `from` has, as a sum, which the compiler knows to be the same for all lanes. */
+NP_DEVICE uint32_t uniform(uint32_t value, int from) { return np_warp_count(np_lane() == from ? value : 0); }
 
 /* The lane's bytes of the patch that was copied. */
 template <int ROUNDS>
-NP_DEVICE void take_patch(const loss_call &call, uint32_t target, const int (&places)[ROUNDS][2],
+NP_DEVICE void take_patch(const loss_call &call, uint32_t target, const lane_places<ROUNDS> &places,
                           np_shared<const uint8_t> slots, uint32_t (&word)[ROUNDS]) {
-  const np_shared<const uint8_t> from = slots + skew_of(target);
 #pragma unroll
   for (int u = 0; u < ROUNDS; u++) {
     if (!in_row<ROUNDS>(call, u)) continue;
-    word[u] = np_shared_as<const uint16_t>(from + places[u][0])[0] |
-              static_cast<uint32_t>(np_shared_as<const uint16_t>(from + places[u][1])[0]) << 16;
+    if constexpr (lane_places<ROUNDS>::PIECES == 1) {
+      word[u] = np_shared_as<const uint32_t>(slots + places.at[u][0])[0];
+    } else {
+      const np_shared<const uint8_t> from = slots + skew_of(target);
+      word[u] = np_shared_as<const uint16_t>(from + places.at[u][0])[0] |
+                static_cast<uint32_t>(np_shared_as<const uint16_t>(from + places.at[u][1])[0]) << 16;
+    }
   }
 }
 
+/* The lane's predictions of a row, the first of which is *pred. */
 template <class T, int ROUNDS>
 NP_DEVICE void read_row(const loss_call &call, const T *pred, np_vec<T, WIDE> (&held)[ROUNDS]) {
 #pragma unroll
@@ -212,10 +224,10 @@ NP_DEVICE void difference(int u, const np_vec<T, WIDE> &pred, uint32_t word, con
 
 /* The lane's share of Σ (pred - t)² over a row, and of its gradient. Squares are added in float32, a lane's few; in
  * float64 where that overflows, so that no finite difference has an infinite square. The compiler must not keep all
- * differences for that: it does not know that zero is levels.zero, and `same` nothing. */
+ * differences for that: it does not know that zero is levels.zero, and `same` nothing. at: the lane's first value. */
 template <int C, class T, int ROUNDS>
 NP_DEVICE double compare(const loss_call &call, const np_vec<T, WIDE> (&held)[ROUNDS], const uint32_t (&word)[ROUNDS],
-                         const np_level (&level)[C], uint32_t zero, float step, T *dpred, bool wanted) {
+                         const np_level (&level)[C], uint32_t zero, float step, T *dpred, int64_t at) {
   float squares = 0.0f, d[WIDE];
 #pragma unroll
   for (int u = 0; u < ROUNDS; u++) {
@@ -228,7 +240,7 @@ NP_DEVICE double compare(const loss_call &call, const np_vec<T, WIDE> (&held)[RO
     }
     np_vec<T, WIDE> out;
     np_vec_set(out, d);
-    if (wanted) np_vec_store(dpred + u * NP_WARP * WIDE, out);
+    if (dpred) np_vec_store(dpred + at + u * NP_WARP * WIDE, out);
   }
   if (squares <= 1e38f) return static_cast<double>(squares);
   const uint32_t same = zero ^ call.levels.zero;
@@ -246,9 +258,6 @@ NP_DEVICE double compare(const loss_call &call, const np_vec<T, WIDE> (&held)[RO
   return sum;
 }
 
-/* What lane `from` has, as a sum, which the compiler knows to be the same for all lanes. */
-NP_DEVICE uint32_t uniform(uint32_t value, int from) { return np_warp_count(np_lane() == from ? value : 0); }
-
 /* losses[block] is the sum over the block's rows. pred may be dpred: a row is written after it has arrived. */
 template <class T, int C, int ROUNDS>
 NP_KERNEL_BLOCKS(THREADS, sizeof(T) == 2 ? BLOCKS : BLOCKS_F32)
@@ -259,19 +268,18 @@ pixel_loss(loss_call call, const T *pred, T *dpred) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * WARPS,
                 first = static_cast<int64_t>(blockIdx.x) * WARPS + warp;
   int64_t at = first * call.values + lane * WIDE; /* the lane's first value of the row at hand */
-  const bool wanted = dpred != nullptr;
   np_next_may_start();
   uint32_t targets = target_byte<C>(call, first + lane * stride); /* lane k: of row first + k·stride; 32 at a time */
   np_vec<T, WIDE> held[ROUNDS];
   if (first < call.rows) read_row(call, pred + at, held);
-  const uint8_t *from = call.pixels.u8 + lane * CHUNK / SPAN * call.pitch + lane * CHUNK % SPAN;
+  const uint32_t mine = threadIdx.x % NP_WARP * CHUNK / SPAN * call.pitch + threadIdx.x % NP_WARP * CHUNK % SPAN;
   uint32_t target = uniform(targets, 0);
-  if (counts(target)) copy_patch(call, target, from, to);
+  if (counts(target)) copy_patch(call, target, mine, to);
 
-  int places[ROUNDS][2];
+  lane_places<ROUNDS> places;
   find_places(call, warp, places);
   const uint32_t zero = np_shuffle(lane == 0 ? call.levels.zero : 0, 0); /* not a constant: np_byte has another one */
-  const float step = wanted ? 2.0f * *call.scale / static_cast<float>(call.values) : 0.0f;
+  const float step = dpred ? 2.0f * *call.scale / static_cast<float>(call.values) : 0.0f;
   uint32_t mask[C];
 #pragma unroll
   for (int c = 0; c < C; c++) {
@@ -291,18 +299,18 @@ pixel_loss(loss_call call, const T *pred, T *dpred) {
     }
     if (k % NP_WARP == 0) targets = target_byte<C>(call, first + (k + lane) * stride);
     target = uniform(targets, k % NP_WARP);
-    if (counts(target)) copy_patch(call, target, from, to);
+    if (counts(target)) copy_patch(call, target, mine, to);
 
     if (any) {
       np_level level[C] = {own_level<C>(call, word, mask)};
 #pragma unroll
       for (int i = 1; i < C; i++) level[i] = level_from(level[0], (lane + i) % C);
-      loss += compare(call, held, word, level, zero, step, dpred + at, wanted);
+      loss += compare(call, held, word, level, zero, step, dpred, at);
     } else {
       const float zeros[WIDE] = {};
 #pragma unroll
       for (int u = 0; u < ROUNDS; u++)
-        if (wanted && in_row<ROUNDS>(call, u)) np_store_all(dpred + at + u * NP_WARP * WIDE, zeros);
+        if (dpred && in_row<ROUNDS>(call, u)) np_store_all(dpred + at + u * NP_WARP * WIDE, zeros);
     }
     at += call.on;
     if (counts(target)) read_row(call, pred + at, held);
@@ -417,11 +425,11 @@ extern "C" size_t np_kernel_pixel_loss_scratch(const np_gpu *gpu) {
 }
 
 /* n·factor is off by less than n·d, and that by less than 2^shift: d is at most 2^(shift - 31). */
-static divisor divisor_of(int d) {
+static divisor divisor_of(int n) {
+  const int64_t d = n > 0 ? n : 1; /* 0: no row either */
   int shift = 31;
   while (INT64_C(1) << (shift - 31) < d) shift++;
-  return {static_cast<uint32_t>(((UINT64_C(1) << shift) + static_cast<uint64_t>(d) - 1) / static_cast<uint64_t>(d)),
-          shift};
+  return {static_cast<uint32_t>(((INT64_C(1) << shift) + d - 1) / d), shift};
 }
 
 template <class T>
@@ -452,7 +460,7 @@ extern "C" np_status np_kernel_pixel_loss(const np_gpu *gpu, np_dtype act, const
   call.pixels = *pixels, call.levels = np_levels_of(pixels);
   call.values = each * pixels->channels, call.each = each, call.area = static_cast<uint32_t>(each);
   call.run = pixels->patch * pixels->channels;
-  call.pitch = pixels->width * pixels->channels;
+  call.pitch = static_cast<uint32_t>(pixels->width * pixels->channels);
   call.across = across, call.tokens = across * (pixels->height / pixels->patch);
   call.by_tokens = divisor_of(call.tokens), call.by_across = divisor_of(across), call.by_run = divisor_of(call.run);
   for (int c = 0; c < pixels->channels; c++) {
@@ -467,6 +475,7 @@ extern "C" np_status np_kernel_pixel_loss(const np_gpu *gpu, np_dtype act, const
   const int held = act == NP_BF16 ? BLOCKS : BLOCKS_F32;
   const int64_t wanted = (rows + WARPS - 1) / WARPS, most = static_cast<int64_t>(gpu->processors) * held;
   const int64_t blocks = wanted < most ? wanted : most;
+  call.groups = call.values / WIDE;
   call.on = blocks * WARPS * call.values;
   st = act == NP_BF16 ? launch<np_bf16>(gpu, call, blocks, pred, dpred) : launch<float>(gpu, call, blocks, pred, dpred);
   return st == NP_OK ? np_total(gpu, "pixel_loss_total", blocks, call.losses, loss, accumulate) : st;
