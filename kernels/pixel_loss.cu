@@ -7,10 +7,20 @@
  *     pred ───────────────────────────────────────────────────────────────────┴→ (pred - t)² ──→ loss of the block
  *                                                                              └→ scale·2·(pred - t)/(P·P·C) ──→ dpred
  *
- * While a row is worked on, the next row's bytes are on their way to registers, and the predictions of the next two to
- * shared memory, where each lane reads only what it asked for: memory is never left idle by a warp that computes.
+ * The next row is under way while a row is worked on: its bytes to shared memory once the row's have come from there,
+ * its predictions to registers once the row's are done with, which are so few that 32 warps fit a multiprocessor:
  *
- * What that does not fit (float pixels, rows beyond the registers, odd patches) goes value by value through
+ *     bytes   ├─────── r+1 ──────────────────────┤├─────── r+2 ──────────────────────┤
+ *     pred    ─── r ───┤              ├──────── r+1 ───────┤              ├──────── r+2 ─
+ *     work    levels of r │ compare r │ levels of r+1       │ compare r+1 │ levels of r+2
+ *
+ * A row of a patch begins at any pair of bytes, and addresses would be most of the instructions. So a warp copies the
+ * aligned 64 bytes around each row of the patch (p), which moves a patch as a whole, by its `skew`:
+ *
+ *     row 0   ..ppppppppp.....     A lane takes values 4·lane … + 3 of the patch as two pairs of bytes, which may
+ *     row 1   ..ppppppppp.....     lie in two rows, then those 128 further on: always from the same places plus skew.
+ *
+ * What that does not fit (float pixels, odd or large patches, images of unaligned rows) goes value by value through
  * pixel_loss_any. */
 #include "kernels/kernels.h"
 #include "kernels/patches.cuh"
@@ -18,20 +28,30 @@
 #include "kernels/vector.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / NP_WARP, WIDE = 4 };
-enum { BLOCKS = 3 }; /* that a multiprocessor holds: more would wait for those to finish */
-enum { SLOTS = 3 };  /* rows of predictions that a warp has in shared memory or under way */
+enum { BLOCKS = 4, BLOCKS_F32 = 2 };             /* that a multiprocessor holds: more would wait for those to finish */
+enum { CHUNK = 16, SPAN = 64, MOST_PATCH = 16 }; /* bytes a lane copies; around a row of a patch; rows */
+enum { COPIED = NP_WARP * CHUNK / SPAN, SLOT = MOST_PATCH * SPAN }; /* rows of a patch at a time; bytes of one patch */
+
+typedef struct divisor { /* n / d = n·factor >> shift, 0 ≤ n < 2^31 */
+  uint32_t factor;
+  int shift;
+} divisor;
 
 typedef struct loss_channel {
-  double slope, start, back; /* a byte v is slope·v + start; back = 1/slope */
+  double back, zero;  /* of which byte a normalised y is: back·y + zero */
+  float slope, share; /* 1/back; what bytes² over the patch are to the variance: slope²/n_c/(P·P·C - 1) */
 } loss_channel;
 
 typedef struct loss_call { /* the operands of the operator, and what follows from them */
   np_pixels pixels;
   np_levels levels; /* of targets that are not standardised */
   loss_channel channel[3];
-  double each, per_each, per_channel, per_free; /* n_c: values of a channel; 1/n_c; 1/C; 1/(P·P·C - 1) */
-  int64_t rows;
-  int values, tokens, across;
+  double weight[3], start;                 /* the mean: start + Σ_c weight_c·Σ v */
+  divisor by_tokens, by_across, by_run;    /* run: values of a row of a patch */
+  int64_t rows, on;                        /* on: values from a warp's row to its next */
+  int values, groups, tokens, across, run; /* groups: of WIDE values */
+  uint32_t area, pitch;                    /* n_c = P·P; bytes of a row of an image */
+  double each;                             /* n_c */
   bool normalize;
   const int32_t *index;
   const float *scale;
@@ -40,19 +60,29 @@ typedef struct loss_call { /* the operands of the operator, and what follows fro
 
 /* ---- kernels ---- */
 
-/* The levels that standardise a patch by its mean and unbiased variance, from Σ v and Σ v² of its channels:
- *     Σ (y - mean)² = Σ_c slope_c²·(Σ v² - (Σ v)²/n_c) + n_c·(mean_c - mean)²,
- * whose brackets are whole numbers over n_c: a patch of one colour has a variance of exactly 0, and one of nearly one
- * colour that of its few other bytes. Each lane works for one channel, lane mod C. */
-NP_DEVICE np_level standardise(const loss_call &call, int C, const loss_channel &own, double sum, double squares) {
-  const double middle = own.slope * (sum * call.per_each) + own.start;
-  double mean = 0.0, scatter = 0.0;
-  for (int c = 0; c < C; c++) mean += np_shuffle(middle, c) * call.per_channel;
-  const double off = middle - mean, within = (call.each * squares - sum * sum) * call.per_each;
-  const double spread = own.slope * own.slope * within + call.each * off * off;
-  for (int c = 0; c < C; c++) scatter += np_shuffle(spread, c);
-  const float deviation = sqrtf(static_cast<float>(scatter * call.per_free) + 1e-6f);
-  return np_level_of(NP_BYTE_BASE + (mean - own.start) * own.back, own.slope * static_cast<double>(1.0f / deviation));
+NP_DEVICE int divide(int n, const divisor &by) {
+  return static_cast<int>(static_cast<uint64_t>(static_cast<uint32_t>(n)) * by.factor >> by.shift);
+}
+
+/* The levels that standardise a patch by its mean and unbiased variance, from Σ v of its channels:
+ *     Σ (y - mean)² = Σ_c slope_c²/n_c·(n_c·Σ v² - (Σ v)² + (Σ v - n_c·middle_c)²),
+ * where middle_c is the mean in bytes of channel c. What does not depend on the mean is a whole number, `scatter`: a
+ * patch of one colour has a variance of exactly 0, and one of nearly one colour that of its few other bytes. Each lane
+ * works for one channel, lane mod C: own, own_sum, scatter. */
+NP_DEVICE np_level standardise(const loss_call &call, int C, const loss_channel &own, const double (&sum)[3],
+                               double own_sum, float scatter) {
+  double mean = call.start;
+#pragma unroll
+  for (int c = 0; c < 3; c++)
+    if (c < C) mean += call.weight[c] * sum[c];
+  const double middle = mean * own.back + own.zero;
+  const float off = static_cast<float>(own_sum - call.each * middle), spread = own.share * fmaf(off, off, scatter);
+  float var = 1e-6f;
+  for (int c = 0; c < C; c++) var += np_shuffle(spread, c);
+  float inverse = rsqrtf(var); /* to two units in the last place; one of Newton's steps better */
+  inverse = fmaf(0.5f * inverse, fmaf(-var * inverse, inverse, 1.0f), inverse);
+  const float near = static_cast<float>(middle + NP_BYTE_BASE), factor = own.slope * inverse;
+  return {near, factor, static_cast<float>(static_cast<double>(near - NP_BYTE_BASE) - middle) * factor};
 }
 
 NP_DEVICE np_level level_from(const np_level &level, int lane) {
@@ -64,7 +94,8 @@ typedef struct place {
   int image, top, left;
 } place;
 NP_DEVICE place target_of(const loss_call &call, int token) {
-  const int image = token / call.tokens, target = token - image * call.tokens + 1, row = target / call.across;
+  const int image = divide(token, call.by_tokens), target = token - image * call.tokens + 1,
+            row = divide(target, call.by_across);
   return {image, row * call.pixels.patch, (target - row * call.across) * call.pixels.patch};
 }
 
@@ -73,154 +104,154 @@ NP_DEVICE place target_of(const loss_call &call, int token) {
  * entry (2u + i) mod 3, which the compiler knows. C: 1 or 3. */
 template <int C> NP_HOST_DEVICE constexpr int entry(int u, int i) { return C == 3 ? (2 * u + i) % 3 : 0; }
 
-/* Whether a row has values for this lane in round u; the first FULL rounds have them for all lanes. */
-template <int FULL> NP_DEVICE bool in_row(const loss_call &call, int u) {
-  return u < FULL || (np_lane() + u * NP_WARP) * WIDE < call.values;
+/* Whether a row has values for this lane in round u. Rounds before the last have them for all lanes where they are 5 or
+ * 6, and so does the sixth: among even patches they are those of 14² and 16² pixels. */
+template <int ROUNDS> NP_DEVICE bool in_row(const loss_call &call, int u) {
+  return u < (ROUNDS == 6 ? 6 : ROUNDS == 5 ? 4 : 0) || np_lane() < call.groups - u * NP_WARP;
 }
 
-/* What a lane needs for every row. Registers are few: most of it is in shared memory, at `base`. */
-enum { MOST_ROUNDS = 6, PLAN_BYTES = 3 * sizeof(loss_channel) + 8 + MOST_ROUNDS * NP_WARP * sizeof(uint2) };
-template <int C> struct lane_plan {
-  np_shared<const uint2> offsets; /* round u at 32·u: bytes from the patch's first to the two pairs */
-  np_shared<const double> own;    /* loss_channel of channel lane mod C */
-  uint32_t ones[C];               /* a one in each byte of channel c, in round 0 */
+/* Where among the slots the lane's bytes are, of a patch that begins with a chunk: two pairs a round, or one word where
+ * all begin so, as those of 6 rounds do. */
+template <int ROUNDS> struct lane_places {
+  enum { PIECES = ROUNDS == 6 ? 1 : 2 };
+  int at[ROUNDS][PIECES];
 };
-template <int C, int ROUNDS> NP_DEVICE lane_plan<C> plan_lane(const loss_call &call, size_t base) {
-  const np_shared<double> channels = np_shared_at<double>(base);
-  const np_shared<uint2> offsets = np_shared_at<uint2>(base + 3 * sizeof(loss_channel) + 8);
-  const int run = call.pixels.patch * C, pitch = call.pixels.width * C, lane = np_lane();
-  lane_plan<C> plan = {offsets + lane, channels + lane % C * 3, {}};
-  for (int u = np_warp(); u < ROUNDS; u += WARPS) {
-    const int j = (lane + u * NP_WARP) * WIDE;
-    offsets[u * NP_WARP + lane] = make_uint2(static_cast<uint32_t>(j / run * pitch + j % run),
-                                             static_cast<uint32_t>((j + 2) / run * pitch + (j + 2) % run));
-  }
-  if (threadIdx.x < C) {
-    const loss_channel &own = call.channel[threadIdx.x];
-    channels[3 * threadIdx.x] = own.slope, channels[3 * threadIdx.x + 1] = own.start;
-    channels[3 * threadIdx.x + 2] = own.back;
-  }
-#pragma unroll
-  for (int c = 0; c < C; c++) {
-    const int byte = (c + 2 * lane) % 3; /* ≡ c - lane */
-    plan.ones[c] = C == 1 ? 0x01010101u : byte == 0 ? 0x01000001u : 1u << 8 * byte;
-  }
-  np_block_sync();
-  return plan;
-}
-
-/* Where among the bytes the target of row r begins, or -1: no such row, or none to predict. (A pointer would lose, on
- * its way through a shuffle, that it is one to global memory.) */
-template <int C> NP_DEVICE int64_t target_byte(const loss_call &call, int64_t r) {
-  const int token = r < call.rows ? call.index[r] : -1;
-  if (token < 0) return -1;
-  const place p = target_of(call, token);
-  const int64_t row = static_cast<int64_t>(p.image) * call.pixels.height + p.top;
-  return (row * call.pixels.width + p.left) * C;
-}
-
-/* The lane's bytes of a patch, as they come. A row of a patch is an even number of bytes: the two pairs of a round may
- * lie in two rows. */
-template <int ROUNDS> struct byte_pairs { uint32_t first[ROUNDS], second[ROUNDS]; };
-template <int FULL, int C, int ROUNDS>
-NP_DEVICE void read_patch(const loss_call &call, const lane_plan<C> &plan, int64_t target, byte_pairs<ROUNDS> &pairs) {
-  const uint8_t *bytes = call.pixels.u8 + target;
+template <int ROUNDS> NP_DEVICE void find_places(const loss_call &call, int warp, lane_places<ROUNDS> &places) {
 #pragma unroll
   for (int u = 0; u < ROUNDS; u++) {
-    pairs.first[u] = pairs.second[u] = 0;
-    if (target >= 0 && in_row<FULL>(call, u)) {
-      const uint2 at = plan.offsets[u * NP_WARP];
-      pairs.first[u] = *reinterpret_cast<const uint16_t *>(bytes + at.x);
-      pairs.second[u] = *reinterpret_cast<const uint16_t *>(bytes + at.y);
+#pragma unroll
+    for (int i = 0; i < places.PIECES; i++) {
+      const int j = (np_lane() + u * NP_WARP) * WIDE + i * 2, row = divide(j, call.by_run);
+      places.at[u][i] = warp * SLOT + row * SPAN + j - row * call.run;
     }
   }
 }
 
-/* The lane's predictions of row r to `to`, a copy a round, in a group of their own, empty beyond the last row. */
-template <int FULL, int ROUNDS, class T>
-NP_DEVICE void fetch_predictions(const loss_call &call, int64_t r, const T *pred, np_shared<T> to) {
-  const T *from = pred + r * call.values + np_lane() * WIDE;
+/* Where among the bytes the target of row r begins, plus 1: an odd number. Else BLANK, a row with nothing to predict,
+ * or 0: no such row. */
+enum { BLANK = 2 };
+template <int C> NP_DEVICE uint32_t target_byte(const loss_call &call, int64_t r) {
+  const int token = r < call.rows ? call.index[r] : -1;
+  if (token < 0) return r < call.rows ? BLANK : 0;
+  const place p = target_of(call, token);
+  const uint32_t row = static_cast<uint32_t>(p.image * call.pixels.height + p.top);
+  return (row * static_cast<uint32_t>(call.pixels.width) + static_cast<uint32_t>(p.left)) * C + 1;
+}
+NP_DEVICE bool counts(uint32_t target) { return target % 2 == 1; }
+/* Bytes between the chunk that the target begins in, and its first. */
+NP_DEVICE uint32_t skew_of(uint32_t target) { return target % CHUNK - 1; }
+
+/* Begins to copy a patch to the warp's slot: a row of it by four lanes. mine: where the lane's first chunk is. */
+NP_DEVICE void copy_patch(const loss_call &call, uint32_t target, uint32_t mine, np_shared<uint8_t> to) {
+  const int row = np_lane() * CHUNK / SPAN, chunk = np_lane() * CHUNK % SPAN;
+  if (chunk - call.run >= static_cast<int>(skew_of(target))) return;
+  const uint32_t from = target / CHUNK * CHUNK + mine;
+#pragma unroll
+  for (int y = 0; y < MOST_PATCH; y += COPIED)
+    if (row + y < call.pixels.patch) np_copy_async(to + y * SPAN, call.pixels.u8 + (from + y * call.pitch), true);
+}
+
+/* What lane `from` has, as a sum, which the compiler knows to be the same for all lanes. */
+NP_DEVICE uint32_t uniform(uint32_t value, int from) { return np_warp_count(np_lane() == from ? value : 0); }
+
+/* The lane's bytes of the patch that was copied. */
+template <int ROUNDS>
+NP_DEVICE void take_patch(const loss_call &call, uint32_t target, const lane_places<ROUNDS> &places,
+                          np_shared<const uint8_t> slots, uint32_t (&word)[ROUNDS]) {
+#pragma unroll
+  for (int u = 0; u < ROUNDS; u++) {
+    if (!in_row<ROUNDS>(call, u)) continue;
+    if constexpr (lane_places<ROUNDS>::PIECES == 1) {
+      word[u] = np_shared_as<const uint32_t>(slots + places.at[u][0])[0];
+    } else {
+      const np_shared<const uint8_t> from = slots + skew_of(target);
+      word[u] = np_shared_as<const uint16_t>(from + places.at[u][0])[0] |
+                static_cast<uint32_t>(np_shared_as<const uint16_t>(from + places.at[u][1])[0]) << 16;
+    }
+  }
+}
+
+/* The lane's predictions of a row, the first of which is *pred. */
+template <class T, int ROUNDS>
+NP_DEVICE void read_row(const loss_call &call, const T *pred, np_vec<T, WIDE> (&held)[ROUNDS]) {
 #pragma unroll
   for (int u = 0; u < ROUNDS; u++)
-    if (r < call.rows && in_row<FULL>(call, u))
-      np_copy_async<sizeof(T) * WIDE>(to + u * NP_WARP * WIDE, from + u * NP_WARP * WIDE, true);
-  np_copy_commit();
+    if (in_row<ROUNDS>(call, u)) held[u] = np_vec_load<WIDE>(pred + u * NP_WARP * WIDE);
 }
 
-/* Σ v and Σ v² over the patch of the channel lane mod C. */
+/* The level of channel lane mod C. mask: the bytes of channel c in round 0. */
 template <int C, int ROUNDS>
-NP_DEVICE void count_bytes(const lane_plan<C> &plan, const uint32_t (&word)[ROUNDS], double *sum, double *squares) {
-  uint32_t v[C] = {}, v2[C] = {};
+NP_DEVICE np_level own_level(const loss_call &call, const uint32_t (&word)[ROUNDS], const uint32_t (&mask)[C]) {
+  const uint32_t ones = 0x01010101;
+  const int channel = np_lane() % C;
+  if (!call.normalize) return channel == 0 ? call.levels.of[0] : channel == 1 ? call.levels.of[1] : call.levels.of[2];
+  uint32_t v[C] = {}, v2[C] = {}; /* of all channels, of the second, of the third */
 #pragma unroll
   for (int u = 0; u < ROUNDS; u++) {
+    v[0] = np_dot4(word[u], ones, v[0]);
+    v2[0] = np_dot4(word[u], word[u], v2[0]);
 #pragma unroll
-    for (int c = 0; c < C; c++) {
-      const uint32_t mine = plan.ones[(c + u) % C]; /* ≡ c - 2u */
-      v[c] = np_dot4(word[u], mine, v[c]);
-      v2[c] = np_dot4(word[u] & mine * 255, word[u], v2[c]);
+    for (int c = 1; c < C; c++) {
+      const uint32_t mine = word[u] & mask[(c + u) % C]; /* ≡ c - 2u */
+      v[c] = np_dot4(mine, ones, v[c]);
+      v2[c] = np_dot4(mine, mine, v2[c]);
     }
   }
-  uint32_t own = np_warp_count(v[0]), own2 = np_warp_count(v2[0]);
+#pragma unroll
+  for (int c = 0; c < C; c++) v[c] = np_warp_count(v[c]), v2[c] = np_warp_count(v2[c]);
+#pragma unroll
+  for (int c = 1; c < C; c++) v[0] -= v[c], v2[0] -= v2[c];
+  uint32_t own = v[0], own2 = v2[0];
+  double sum[3] = {static_cast<double>(v[0])};
 #pragma unroll
   for (int c = 1; c < C; c++) {
-    const uint32_t other = np_warp_count(v[c]), other2 = np_warp_count(v2[c]);
-    own = np_lane() % C == c ? other : own;
-    own2 = np_lane() % C == c ? other2 : own2;
+    own = channel == c ? v[c] : own;
+    own2 = channel == c ? v2[c] : own2;
+    sum[c] = static_cast<double>(v[c]);
   }
-  *sum = own, *squares = own2;
+  const uint32_t scatter = call.area * own2 - own * own; /* n_c ≤ 257: below 2^32 */
+  return standardise(call, C, call.channel[channel], sum, static_cast<double>(own), static_cast<float>(scatter));
 }
 
-/* The levels of a patch, turned by the lane. */
-template <int C, int ROUNDS>
-NP_DEVICE void find_levels(const loss_call &call, const lane_plan<C> &plan, const uint32_t (&word)[ROUNDS],
-                           np_level (&level)[C]) {
-  const int channel = np_lane() % C;
-  if (call.normalize) {
-    double sum, squares;
-    count_bytes<C, ROUNDS>(plan, word, &sum, &squares);
-    level[0] = standardise(call, C, {plan.own[0], plan.own[1], plan.own[2]}, sum, squares);
-  } else {
-    level[0] = channel == 0 ? call.levels.of[0] : channel == 1 ? call.levels.of[1] : call.levels.of[2];
-  }
-#pragma unroll
-  for (int k = 1; k < C; k++) level[k] = level_from(level[0], (channel + k) % C);
-}
-
-/* d = pred - t of round u. */
+/* d = pred - t of round u. zero: for np_byte. */
 template <int C, class T>
-NP_DEVICE void difference(const loss_call &call, int u, np_shared<T> held, uint32_t word, const np_level (&level)[C],
+NP_DEVICE void difference(int u, const np_vec<T, WIDE> &pred, uint32_t word, const np_level (&level)[C], uint32_t zero,
                           float (&d)[WIDE]) {
-  np_vec<T, WIDE> pred;
-  pred.word = np_shared_as<decltype(pred.word)>(held + u * NP_WARP * WIDE)[0];
   np_vec_get(pred, d);
 #pragma unroll
-  for (int i = 0; i < WIDE; i++) d[i] -= np_level_at(level[entry<C>(u, i)], np_byte(word, i, call.levels.zero));
+  for (int i = 0; i < WIDE; i++) d[i] -= np_level_at(level[entry<C>(u, i)], np_byte(word, i, zero));
 }
 
 /* The lane's share of Σ (pred - t)² over a row, and of its gradient. Squares are added in float32, a lane's few; in
- * float64 where that overflows, so that no finite difference has an infinite square. dpred: the lane's first, or NULL.
- */
-template <class T, int C, int FULL, int ROUNDS>
-NP_DEVICE double compare(const loss_call &call, np_shared<T> held, const uint32_t (&word)[ROUNDS],
-                         const np_level (&level)[C], float step, T *dpred) {
+ * float64 where that overflows, so that no finite difference has an infinite square. The compiler must not keep all
+ * differences for that: it does not know that zero is levels.zero, and `same` nothing. at: the lane's first value. */
+template <int C, class T, int ROUNDS>
+NP_DEVICE double compare(const loss_call &call, const np_vec<T, WIDE> (&held)[ROUNDS], const uint32_t (&word)[ROUNDS],
+                         const np_level (&level)[C], uint32_t zero, float step, T *dpred, int64_t at) {
   float squares = 0.0f, d[WIDE];
 #pragma unroll
   for (int u = 0; u < ROUNDS; u++) {
-    if (!in_row<FULL>(call, u)) continue;
-    difference<C>(call, u, held, word[u], level, d);
+    if (!in_row<ROUNDS>(call, u)) continue;
+    difference<C>(u, held[u], word[u], level, zero, d);
 #pragma unroll
     for (int i = 0; i < WIDE; i++) {
       squares = fmaf(d[i], d[i], squares);
       d[i] *= step;
     }
-    if (dpred) np_store_all(dpred + u * NP_WARP * WIDE, d);
+    np_vec<T, WIDE> out;
+    np_vec_set(out, d);
+    if (dpred) np_vec_store(dpred + at + u * NP_WARP * WIDE, out);
   }
   if (squares <= 1e38f) return static_cast<double>(squares);
+  const uint32_t same = zero ^ call.levels.zero;
   double sum = 0.0; /* beyond float32, or not a number */
 #pragma unroll
   for (int u = 0; u < ROUNDS; u++) {
-    if (!in_row<FULL>(call, u)) continue;
-    difference<C>(call, u, held, word[u], level, d);
+    if (!in_row<ROUNDS>(call, u)) continue;
+    np_vec<T, WIDE> again = held[u];
+#pragma unroll
+    for (uint32_t i = 0; i < sizeof again / 4; i++) again.pair[i] ^= same;
+    difference<C>(u, again, word[u], level, call.levels.zero, d);
 #pragma unroll
     for (int i = 0; i < WIDE; i++) sum += static_cast<double>(d[i]) * static_cast<double>(d[i]);
   }
@@ -228,53 +259,63 @@ NP_DEVICE double compare(const loss_call &call, np_shared<T> held, const uint32_
 }
 
 /* losses[block] is the sum over the block's rows. pred may be dpred: a row is written after it has arrived. */
-template <class T, int C, int FULL, int ROUNDS>
-NP_KERNEL_BLOCKS(THREADS, sizeof(T) == 2 ? BLOCKS : BLOCKS - 1)
+template <class T, int C, int ROUNDS>
+NP_KERNEL_BLOCKS(THREADS, sizeof(T) == 2 ? BLOCKS : BLOCKS_F32)
 pixel_loss(loss_call call, const T *pred, T *dpred) {
-  enum { SLOT = ROUNDS * NP_WARP * WIDE };
-  const np_shared<double> room = np_shared_at<double>(0); /* [WARPS], then the plan */
-  const np_shared<T> slots =                              /* [WARPS, SLOTS, SLOT], of which the lane's first */
-      np_shared_at<T>(WARPS * sizeof(double) + PLAN_BYTES) + np_warp() * SLOTS * SLOT + np_lane() * WIDE;
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * WARPS;
-  int64_t r = static_cast<int64_t>(blockIdx.x) * WARPS + np_warp();
+  const int lane = np_lane(), warp = static_cast<int>(uniform(static_cast<uint32_t>(np_warp()), 0));
+  const np_shared<uint8_t> slots = np_shared_at<uint8_t>(WARPS * sizeof(double)),
+                           to = slots + warp * SLOT + lane * CHUNK;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * WARPS,
+                first = static_cast<int64_t>(blockIdx.x) * WARPS + warp;
+  int64_t at = first * call.values + lane * WIDE; /* the lane's first value of the row at hand */
   np_next_may_start();
-  for (int k = 0; k < SLOTS - 1; k++) fetch_predictions<FULL, ROUNDS>(call, r + k * stride, pred, slots + k * SLOT);
+  uint32_t targets = target_byte<C>(call, first + lane * stride); /* lane k: of row first + k·stride; 32 at a time */
+  np_vec<T, WIDE> held[ROUNDS];
+  if (first < call.rows) read_row(call, pred + at, held);
+  const uint32_t mine = threadIdx.x % NP_WARP * CHUNK / SPAN * call.pitch + threadIdx.x % NP_WARP * CHUNK % SPAN;
+  uint32_t target = uniform(targets, 0);
+  if (counts(target)) copy_patch(call, target, mine, to);
 
+  lane_places<ROUNDS> places;
+  find_places(call, warp, places);
+  const uint32_t zero = np_shuffle(lane == 0 ? call.levels.zero : 0, 0); /* not a constant: np_byte has another one */
   const float step = dpred ? 2.0f * *call.scale / static_cast<float>(call.values) : 0.0f;
-  int64_t targets = target_byte<C>(call, r + np_lane() * stride); /* lane k: of row r + k·stride; 32 at a time */
-  const lane_plan<C> plan = plan_lane<C, ROUNDS>(call, WARPS * sizeof(double));
-  byte_pairs<ROUNDS> pairs;
-  int64_t target = np_shuffle(targets, 0);
-  read_patch<FULL>(call, plan, target, pairs);
-  double loss = 0.0;
-  int slot = 0;
-  for (int k = 1; r < call.rows; k++, r += stride) {
-    const bool counts = target >= 0;
-    uint32_t word[ROUNDS];
+  uint32_t mask[C];
 #pragma unroll
-    for (int u = 0; u < ROUNDS; u++) word[u] = pairs.first[u] | pairs.second[u] << 16;
-    if (k % NP_WARP == 0) targets = target_byte<C>(call, r + (1 + np_lane()) * stride);
-    target = np_shuffle(targets, k % NP_WARP);
-    read_patch<FULL>(call, plan, target, pairs);
-    const int last = slot == 0 ? SLOTS - 1 : slot - 1; /* of the row before: free */
-    fetch_predictions<FULL, ROUNDS>(call, r + (SLOTS - 1) * stride, pred, slots + last * SLOT);
+  for (int c = 0; c < C; c++) {
+    const int byte = (c + 2 * lane) % 3; /* ≡ c - lane */
+    mask[c] = byte == 0 ? 0xff0000ffu : 0xffu << 8 * byte;
+  }
+  double loss = 0.0;
+  for (int k = 1; target != 0; k++) {
+    const bool any = counts(target);
+    uint32_t word[ROUNDS] = {};
+    if (any) {
+      np_copy_commit();
+      np_copy_wait<0>();
+      np_warp_sync();
+      take_patch(call, target, places, slots, word);
+      np_warp_sync();
+    }
+    if (k % NP_WARP == 0) targets = target_byte<C>(call, first + (k + lane) * stride);
+    target = uniform(targets, k % NP_WARP);
+    if (counts(target)) copy_patch(call, target, mine, to);
 
-    T *to = dpred ? dpred + r * call.values + np_lane() * WIDE : nullptr;
-    if (counts) {
-      np_level level[C];
-      find_levels(call, plan, word, level);
-      np_copy_wait<SLOTS - 1>();
-      loss += compare<T, C, FULL, ROUNDS>(call, slots + slot * SLOT, word, level, step, to);
+    if (any) {
+      np_level level[C] = {own_level<C>(call, word, mask)};
+#pragma unroll
+      for (int i = 1; i < C; i++) level[i] = level_from(level[0], (lane + i) % C);
+      loss += compare(call, held, word, level, zero, step, dpred, at);
     } else {
       const float zeros[WIDE] = {};
 #pragma unroll
       for (int u = 0; u < ROUNDS; u++)
-        if (to && in_row<FULL>(call, u)) np_store_all(to + u * NP_WARP * WIDE, zeros);
+        if (dpred && in_row<ROUNDS>(call, u)) np_store_all(dpred + at + u * NP_WARP * WIDE, zeros);
     }
-    slot = slot == SLOTS - 1 ? 0 : slot + 1;
+    at += call.on;
+    if (counts(target)) read_row(call, pred + at, held);
   }
-  np_copy_wait<0>(); /* a row without a target did not wait for its predictions */
-  loss = np_block_sum(loss, THREADS, room);
+  loss = np_block_sum(loss, THREADS, np_shared_at<double>(0));
   if (threadIdx.x == 0) call.losses[blockIdx.x] = loss / call.values;
 }
 
@@ -337,13 +378,14 @@ NP_DEVICE np_level standardise_bytes(const loss_call &call, const place &p) {
     squares[c] = np_warp_sum(squares[c]);
   }
   const int c = np_lane() % call.pixels.channels;
-  return standardise(call, call.pixels.channels, call.channel[c],
-                     c == 0   ? sum[0]
+  const double own = c == 0   ? sum[0]
                      : c == 1 ? sum[1]
                               : sum[2],
-                     c == 0   ? squares[0]
-                     : c == 1 ? squares[1]
-                              : squares[2]);
+               own2 = c == 0   ? squares[0]
+                      : c == 1 ? squares[1]
+                               : squares[2];
+  return standardise(call, call.pixels.channels, call.channel[c], sum, own,
+                     static_cast<float>(call.each * own2 - own * own));
 }
 
 /* The same for any pixels, patch and alignment. A single value has no variance (0/0), as in the reference. */
@@ -382,11 +424,12 @@ extern "C" size_t np_kernel_pixel_loss_scratch(const np_gpu *gpu) {
   return static_cast<size_t>(gpu->processors) * BLOCKS * sizeof(double);
 }
 
-template <class T, int C, int FULL, int ROUNDS>
-static np_status launch_rounds(const np_gpu *gpu, const loss_call &call, int64_t blocks, const T *pred, T *dpred) {
-  const size_t shared = WARPS * (sizeof(double) + SLOTS * ROUNDS * NP_WARP * WIDE * sizeof(T)) + PLAN_BYTES;
-  return np_launch(gpu, "pixel_loss", pixel_loss<T, C, FULL, ROUNDS>, dim3(static_cast<unsigned>(blocks)), THREADS,
-                   shared, call, pred, dpred);
+/* n·factor is off by less than n·d, and that by less than 2^shift: d is at most 2^(shift - 31). */
+static divisor divisor_of(int n) {
+  const int64_t d = n > 0 ? n : 1; /* 0: no row either */
+  int shift = 31;
+  while (INT64_C(1) << (shift - 31) < d) shift++;
+  return {static_cast<uint32_t>(((INT64_C(1) << shift) + d - 1) / d), shift};
 }
 
 template <class T>
@@ -395,14 +438,16 @@ static np_status launch(const np_gpu *gpu, const loss_call &call, int64_t blocks
   const T *pred = static_cast<const T *>(pred_);
   T *dpred = static_cast<T *>(dpred_);
   const int rounds = (call.values + NP_WARP * WIDE - 1) / (NP_WARP * WIDE);
-  if (p.u8 && np_aligned(p.u8, 2) && p.patch % 2 == 0 && np_aligned(pred, 16) && np_aligned(dpred, 16)) {
-    if (p.channels == 1 && rounds <= 2) return launch_rounds<T, 1, 0, 2>(gpu, call, blocks, pred, dpred);
-    if (p.channels == 3 && rounds <= 4) return launch_rounds<T, 3, 0, 4>(gpu, call, blocks, pred, dpred);
-    if (p.channels == 3 && rounds == 5) return launch_rounds<T, 3, 4, 5>(gpu, call, blocks, pred, dpred);
-    if (p.channels == 3 && rounds == 6) return launch_rounds<T, 3, 5, 6>(gpu, call, blocks, pred, dpred);
+  const int64_t pitch = static_cast<int64_t>(p.width) * p.channels, bytes = p.batch * pitch * p.height;
+  void (*kernel)(loss_call, const T *, T *) = pixel_loss_any<T>;
+  if (p.u8 && p.patch % 2 == 0 && p.patch <= MOST_PATCH && pitch % CHUNK == 0 && bytes < UINT32_MAX &&
+      np_aligned(p.u8, CHUNK) && np_aligned(pred, 16) && np_aligned(dpred, 16)) {
+    if (p.channels == 1) kernel = pixel_loss<T, 1, 2>;
+    if (p.channels == 3)
+      kernel = rounds == 6 ? pixel_loss<T, 3, 6> : rounds == 5 ? pixel_loss<T, 3, 5> : pixel_loss<T, 3, 4>;
   }
-  return np_launch(gpu, "pixel_loss", pixel_loss_any<T>, dim3(static_cast<unsigned>(blocks)), THREADS,
-                   WARPS * sizeof(double), call, pred, dpred);
+  return np_launch(gpu, "pixel_loss", kernel, dim3(static_cast<unsigned>(blocks)), THREADS,
+                   WARPS * (sizeof(double) + SLOT), call, pred, dpred);
 }
 
 extern "C" np_status np_kernel_pixel_loss(const np_gpu *gpu, np_dtype act, const np_pixels *pixels, int64_t rows,
@@ -413,18 +458,25 @@ extern "C" np_status np_kernel_pixel_loss(const np_gpu *gpu, np_dtype act, const
   const int across = pixels->width / pixels->patch, each = pixels->patch * pixels->patch;
   loss_call call = {};
   call.pixels = *pixels, call.levels = np_levels_of(pixels);
+  call.values = each * pixels->channels, call.each = each, call.area = static_cast<uint32_t>(each);
+  call.run = pixels->patch * pixels->channels;
+  call.pitch = static_cast<uint32_t>(pixels->width * pixels->channels);
+  call.across = across, call.tokens = across * (pixels->height / pixels->patch);
+  call.by_tokens = divisor_of(call.tokens), call.by_across = divisor_of(across), call.by_run = divisor_of(call.run);
   for (int c = 0; c < pixels->channels; c++) {
     const double mean = static_cast<double>(pixels->mean[c]), std = static_cast<double>(pixels->std[c]);
-    call.channel[c] = {1.0 / (255.0 * std), -mean / std, 255.0 * std};
+    const double slope = 1.0 / (255.0 * std);
+    call.channel[c] = {255.0 * std, 255.0 * mean, static_cast<float>(slope),
+                       static_cast<float>(slope * slope / each / (call.values - 1))};
+    call.weight[c] = slope / call.values, call.start -= mean / std / pixels->channels;
   }
-  call.values = each * pixels->channels, call.across = across, call.tokens = across * (pixels->height / pixels->patch);
-  call.each = each, call.per_each = 1.0 / each, call.per_channel = 1.0 / pixels->channels;
-  call.per_free = 1.0 / (call.values - 1);
   call.rows = rows, call.normalize = normalize, call.index = index, call.scale = scale;
   call.losses = static_cast<double *>(scratch);
-  const int held = act == NP_BF16 ? BLOCKS : BLOCKS - 1;
+  const int held = act == NP_BF16 ? BLOCKS : BLOCKS_F32;
   const int64_t wanted = (rows + WARPS - 1) / WARPS, most = static_cast<int64_t>(gpu->processors) * held;
   const int64_t blocks = wanted < most ? wanted : most;
+  call.groups = call.values / WIDE;
+  call.on = blocks * WARPS * call.values;
   st = act == NP_BF16 ? launch<np_bf16>(gpu, call, blocks, pred, dpred) : launch<float>(gpu, call, blocks, pred, dpred);
   return st == NP_OK ? np_total(gpu, "pixel_loss_total", blocks, call.losses, loss, accumulate) : st;
 }

@@ -108,6 +108,7 @@ static void cases(harness *h) {
       {4, 32, 32, 3, 4, true, true},    {1, 30, 45, 3, 15, true, true},   {1, 28, 42, 2, 14, true, true},
       {1, 32, 48, 3, 16, true, true},   {1, 32, 64, 3, 32, true, true},   {1, 16, 32, 1, 16, false, true},
       {1, 224, 384, 3, 14, true, true}, {1, 128, 128, 3, 2, false, true}, /* many rows to a warp */
+      {1, 28, 112, 1, 14, true, true},  {1, 20, 160, 3, 10, true, true},  {1, 28, 112, 3, 14, false, true},
       {4, 28, 28, 1, 14, true, false},  {4, 28, 28, 1, 14, true, true}, /* image 0 is of one colour: a rounded mean over
                                                                            sqrt(1e-6) would show */
   };
@@ -133,7 +134,7 @@ static void far_off(harness *h) {
   enum { VALUES = 2 * 2 * 3 };
   for (int both = 0; both < 6; both++) {
     const int k = both / 2;
-    const image_case c = {1, 4, 4, 3, 2, true, both % 2 == 1};
+    const image_case c = {1, 4, 16, 3, 2, true, both % 2 == 1}; /* rows of bytes that a GPU can copy in parts of 16 */
     const np_pixels p = make_pixels(h, &c);
     double *pred64, *loss = h_take_f64(h, 1);
     void *pred = h_normal_act(h, VALUES, 1.0, &pred64), *dpred = h_take_act(h, VALUES);
@@ -152,8 +153,9 @@ static void far_off(harness *h) {
 /* Patches of one colour but for one pixel, or for little: their small deviation multiplies every error of the mean. The
  * reference is exact; a target from float32 levels may be off by 4e-6 of its largest. */
 static void nearly_flat(harness *h) {
-  static const image_case all[] = {
-      {1, 14, 28, 1, 14, true, true}, {1, 14, 28, 3, 14, true, true}, {1, 15, 30, 1, 15, true, true}};
+  static const image_case all[] = {{1, 14, 28, 1, 14, true, true}, {1, 14, 28, 3, 14, true, true},
+                                   {1, 15, 30, 1, 15, true, true}, {1, 16, 32, 1, 16, true, true},
+                                   {1, 16, 32, 3, 16, true, true}, {1, 8, 16, 3, 8, true, true}};
   for (size_t k = 0; k < sizeof all / sizeof *all; k++) {
     const image_case *c = &all[k];
     np_pixels p = make_pixels(h, c);
