@@ -87,9 +87,10 @@ typedef struct backward_item {
 NP_DEVICE int tiles_of(const backward_task *task) { return (task->tokens + NP_TILE_ROWS - 1) / NP_TILE_ROWS; }
 NP_DEVICE int pairs_of(const backward_task *task) { return (tiles_of(task) + 1) / 2; }
 
-NP_DEVICE backward_item item_of(const backward_task *task, int item) {
-  int image = item / task->heads, prefix = task->prefix ? task->prefix[image] : task->tokens;
-  return {item, {task->tokens, prefix, NP_TILE_ROWS, NP_TILE_ROWS}};
+NP_DEVICE backward_item item_of(const backward_task *task, np_shared<const uint16_t> order, int place) {
+  int k = place / task->heads, image = np_image_at(k, order, task->ordered);
+  int prefix = task->prefix ? task->prefix[image] : task->tokens;
+  return {image * task->heads + place - k * task->heads, {task->tokens, prefix, NP_TILE_ROWS, NP_TILE_ROWS}};
 }
 
 /* The first query tile that sees something of key tile u; the number of tiles when there is no such key. */
@@ -109,10 +110,10 @@ NP_DEVICE void produce(const np_tensor_map *qkv, const np_tensor_map *out, const
   memory m;
   int pairs = 0, queries = 0;
   for (int r = 0; r * static_cast<int>(gridDim.x) < task->items; r++) {
-    int number = np_round_item(r, task->items, task->heads, m.order, task->ordered);
-    if (number < 0) break;
-    backward_item it = item_of(task, number);
-    int image = number / task->heads, head = number % task->heads;
+    int where = np_round_place(r);
+    if (where >= task->items) break;
+    backward_item it = item_of(task, m.order, where);
+    int image = it.number / task->heads, head = it.number % task->heads;
     for (int pair = 0; pair < pairs_of(task); pair++, pairs++) {
       int slot = np_ring_slot<SLOTS>(pairs), tiles = 2 * pair + 1 < tiles_of(task) ? 2 : 1;
       np_shared<uint64_t> full = m.barriers + (memory::PAIR_FULL + slot);
@@ -160,14 +161,14 @@ template <int width> NP_DEVICE void make_statistics(const backward_task *task, i
   memory m;
   int queries = 0;
   for (int r = 0; r * static_cast<int>(gridDim.x) < task->items; r++) {
-    int number = np_round_item(r, task->items, task->heads, m.order, task->ordered);
-    if (number < 0) break;
-    backward_item it = item_of(task, number);
+    int where = np_round_place(r);
+    if (where >= task->items) break;
+    backward_item it = item_of(task, m.order, where);
     for (int pair = 0; pair < pairs_of(task); pair++)
       for (int t = first_tile(task, &it, 2 * pair); t < tiles_of(task); t++, queries++) {
         int place = np_ring_slot<SLOTS>(queries), i = t * NP_TILE_ROWS + row;
         float lse = INFINITY, sum[2] = {0.0f, 0.0f};
-        if (i < task->tokens) lse = task->lse[static_cast<int64_t>(number) * task->tokens + i] * NP_LOG2_E;
+        if (i < task->tokens) lse = task->lse[static_cast<int64_t>(it.number) * task->tokens + i] * NP_LOG2_E;
         np_shared<const uint4> dout = np_shared_as<const uint4>(m.dout + place * memory::ELEMENTS);
         np_shared<const uint4> out = np_shared_as<const uint4>(m.out);
         np_barrier_wait(m.barriers + (memory::DO_FULL + place), np_ring_parity<SLOTS>(queries));
@@ -382,9 +383,9 @@ NP_DEVICE void help(const backward_task *task, const backward_item *it, np_share
 NP_DEVICE bool begins_own(const backward_task *task, const backward_item *it, np_shared<const uint16_t> order,
                           int round, int pair, int w) {
   if (pair < pairs_of(task)) return first_tile(task, it, 2 * pair + w) == first_tile(task, it, 2 * pair);
-  int number = np_round_item(round + 1, task->items, task->heads, order, task->ordered);
-  if (w == 0 || number < 0) return number >= 0;
-  backward_item next = item_of(task, number);
+  int where = np_round_place(round + 1);
+  if (w == 0 || where >= task->items) return where < task->items;
+  backward_item next = item_of(task, order, where);
   return first_tile(task, &next, w) == 0;
 }
 
@@ -397,9 +398,9 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
   bool ready = false;   /* s: the scores of the pair's first query tile */
   float s[32];
   for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
-    int number = np_round_item(round, task->items, task->heads, m.order, task->ordered);
-    if (number < 0) break;
-    backward_item it = item_of(task, number);
+    int where = np_round_place(round);
+    if (where >= task->items) break;
+    backward_item it = item_of(task, m.order, where);
     for (int pair = 0; pair < pairs_of(task); pair++, pairs++) {
       int slot = np_ring_slot<SLOTS>(pairs), u = 2 * pair + w, t = first_tile(task, &it, 2 * pair);
       np_shared<const np_bf16> k = m.k + slot * memory::PAIR, v = m.v + slot * memory::PAIR + w * memory::ELEMENTS;

@@ -55,9 +55,10 @@ typedef struct forward_item {
 
 #ifdef NP_HOPPER_CODE
 
-NP_DEVICE forward_item item_of(const forward_task *task, int item) {
-  int which = item / task->blocks, image = which / task->heads;
-  forward_item it = {image, which % task->heads, item % task->blocks * CONSUMERS, 0, {}};
+NP_DEVICE forward_item item_of(const forward_task *task, np_shared<const uint16_t> order, int place) {
+  int each = task->heads * task->blocks, k = place / each, rest = place - k * each, head = rest / task->blocks;
+  int image = np_image_at(k, order, task->ordered);
+  forward_item it = {image, head, (rest - head * task->blocks) * CONSUMERS, 0, {}};
   it.map = {task->tokens, task->prefix ? task->prefix[image] : task->tokens, NP_TILE_ROWS, NP_TILE_ROWS};
   int last = np_attention_query_tiles(&it.map) - 1;
   it.key_tiles = np_attention_key_tiles(&it.map, it.tile + 1 < last ? it.tile + 1 : last);
@@ -70,9 +71,9 @@ template <int width> NP_DEVICE void produce(const np_tensor_map *map, const forw
   memory m;
   int used = 0, taken = 0;
   for (int r = 0; r * static_cast<int>(gridDim.x) < task->items; r++) {
-    int number = np_round_item(r, task->items, task->heads * task->blocks, m.order, task->ordered);
-    if (number < 0) break;
-    forward_item it = item_of(task, number);
+    int place = np_round_place(r);
+    if (place >= task->items) break;
+    forward_item it = item_of(task, m.order, place);
     for (int w = 0; w < CONSUMERS; w++) {
       np_barrier_wait(m.barriers + (memory::Q_EMPTY + w), (taken + 1) % 2);
       np_barrier_expect(m.barriers + (memory::Q_FULL + w), memory::TILE);
@@ -204,9 +205,9 @@ template <int width> NP_DEVICE void consume(const forward_task *task, int w) {
   constexpr bool lazy = width == 128; /* with 64 columns scaling costs less than asking */
   int used = 0, taken = 0;
   for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
-    int number = np_round_item(round, task->items, task->heads * task->blocks, m.order, task->ordered);
-    if (number < 0) break;
-    forward_item it = item_of(task, number);
+    int place = np_round_place(round);
+    if (place >= task->items) break;
+    forward_item it = item_of(task, m.order, place);
     int tile = it.tile + w, first = used;
     int tiles = tile < np_attention_query_tiles(&it.map) ? np_attention_key_tiles(&it.map, tile) : 0;
     uint32_t q[width / 16][4], p[4][4];

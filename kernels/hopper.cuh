@@ -282,23 +282,31 @@ constexpr int NP_ORDER_BYTES = NP_ORDERED * 2;
 
 static inline bool np_is_ordered(const int32_t *prefix, int batch) { return prefix && batch <= NP_ORDERED; }
 
-/* order[k] is the image with the k-th longest prefix, by all threads; a block barrier must follow. */
+/* order[k] is the image with the k-th longest prefix, by all warps of the block; a block barrier must follow. Each warp
+ * ranks 32 images: it loads all prefixes, a lane each, and hands them round. */
 NP_DEVICE void np_order_images(np_shared<uint16_t> order, const int32_t *prefix, int batch) {
-  for (int i = static_cast<int>(threadIdx.x); i < batch; i += static_cast<int>(blockDim.x)) {
-    int mine = prefix[i], before = 0;
-#pragma unroll 8
-    for (int j = 0; j < batch; j++) before += prefix[j] > mine || (prefix[j] == mine && j < i);
-    order[before] = static_cast<uint16_t>(i);
+  for (int first = np_warp() * NP_WARP; first < batch; first += static_cast<int>(blockDim.x)) {
+    int image = first + np_lane(), mine = image < batch ? prefix[image] : 0, before = 0;
+    for (int others = 0; others < batch; others += NP_WARP) {
+      int theirs = others + np_lane() < batch ? prefix[others + np_lane()] : -1; /* before nobody */
+#pragma unroll
+      for (int lane = 0; lane < NP_WARP; lane++) {
+        int other = np_shuffle(theirs, lane);
+        before += static_cast<int>(other > mine) | (static_cast<int>(other == mine) & static_cast<int>(others + lane < image));
+      }
+    }
+    if (image < batch) order[before] = static_cast<uint16_t>(image);
   }
 }
 
-/* Round r's item of this block, -1 behind the last. An image has `each` items. ordered: by np_order_images. */
-NP_DEVICE int np_round_item(int r, int items, int each, np_shared<const uint16_t> order, bool ordered) {
+/* Round r's place of this block among all items; may be one behind the last in the last round. */
+NP_DEVICE int np_round_place(int r) {
   int blocks = static_cast<int>(gridDim.x), me = static_cast<int>(blockIdx.x);
-  int place = r * blocks + (r % 2 ? blocks - 1 - me : me);
-  if (place >= items) return -1;
-  return ordered ? order[place / each] * each + place % each : place;
+  return r * blocks + (r % 2 ? blocks - 1 - me : me);
 }
+
+/* The image whose items are the k-th of all. ordered: by np_order_images. */
+NP_DEVICE int np_image_at(int k, np_shared<const uint16_t> order, bool ordered) { return ordered ? order[k] : k; }
 
 /* A ring of `slots` places: which one the n-th use takes, and the parity of its phase. */
 template <int slots> NP_DEVICE int np_ring_slot(int n) { return n % slots; }
