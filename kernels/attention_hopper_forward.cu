@@ -19,9 +19,9 @@
  *      tensor cores   S0 ·······  S1  P0·V0  ·······  S2  P1·V1  ·······  P2·V2
  *      other units       softmax0     softmax1           softmax2
  *
- * Where N is 256, an H200 is bound by none of this but by the link between the halves of its second cache: half of what a
- * multiprocessor reads has its home in the other half. So the two blocks of a head run as neighbours, and what one has
- * brought over the other finds on its side.
+ * Where N is 256, an H200 is bound by none of this but by the link between the halves of its second cache: half of what
+ * a multiprocessor reads has its home in the other half. So the two blocks of a head run as neighbours, and what one
+ * has brought over the other finds on its side.
  *
  * A hidden key's value is multiplied by an exact zero where its tile is partial: a value that is not finite reaches
  * queries of the same tile that do not see it. Tiles hidden from all of a tile's queries touch nothing. */
