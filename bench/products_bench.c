@@ -176,11 +176,9 @@ static void time_shape(const shape *s) {
 /* The largest difference of the fused GELU from x·Φ(x) where the product x is within ±4, and what rounding the exact
  * value to bfloat16 makes there at most. */
 static void compare_gelu(void) {
-  const shape s = {SIDE, SIDE, SIDE / 8, 0, 1, CUDA_R_32F, CUBLASLT_EPILOGUE_GELU_AUX};
-  shape low = s;
-  low.c_type = CUDA_R_16BF;
+  const shape s = {SIDE, SIDE, SIDE / 8, 0, 1, CUDA_R_16BF, CUBLASLT_EPILOGUE_GELU_AUX};
   static np_bf16 x[SIDE * SIDE], y[SIDE * SIDE];
-  product p = describe(&low);
+  product p = describe(&s);
   if (p.offers == 0) return;
   multiply(&p, 0);
   TRY(cudaMemcpy(x, gpu.aux, sizeof x, cudaMemcpyDeviceToHost));

@@ -77,7 +77,7 @@ template <int width> struct backward_memory {
 };
 
 typedef struct backward_item {
-  int number;
+  int number; /* image · h + head */
   np_attention_map map;
 } backward_item;
 
@@ -155,7 +155,8 @@ NP_DEVICE float dot(uint4 a, uint4 b, float sum) {
   return sum;
 }
 
-/* A thread for each row of a query tile. Rows beyond the last token get lse = inf: their probabilities are zero. */
+/* A thread for each row of a query tile. dO is there only when all were done with the last statistics in this place.
+ * Rows beyond the last token get lse = inf: their probabilities are zero. */
 template <int width> NP_DEVICE void make_statistics(const backward_task *task, int row) {
   typedef backward_memory<width> memory;
   memory m;
@@ -177,7 +178,6 @@ template <int width> NP_DEVICE void make_statistics(const backward_task *task, i
         for (int c = 0; c < width / 8; c++)
           sum[c % 2] = dot(dout[np_chunk(row, c) / 8], out[np_chunk(row, c) / 8], sum[c % 2]);
         np_barrier_release(m.barriers + memory::O_EMPTY);
-        np_barrier_wait(m.barriers + (memory::DO_EMPTY + place), 1 - np_ring_parity<SLOTS>(queries));
         np_shared<float> to = m.statistics + place * 2 * NP_TILE_ROWS + row;
         to[0] = lse;
         to[NP_TILE_ROWS] = sum[0] + sum[1];
@@ -494,12 +494,12 @@ hopper_backward(NP_MAP qkv, NP_MAP out, NP_MAP dout, const backward_task task) {
   np_block_sync();
   int group = np_shuffle(static_cast<int>(threadIdx.x) / NP_GROUP, 0);
   if (group == 0) {
-    np_registers_give<width == 64 ? 56 : 40>();
+    np_registers_give<40>();
     if (threadIdx.x == 0) produce<width>(&qkv, &out, &dout, &task);
     int row = static_cast<int>(threadIdx.x) - NP_WARP;
     if (row >= 0 && row < STATISTICIANS) make_statistics<width>(&task, row);
   } else {
-    np_registers_take<width == 64 ? 224 : 232>();
+    np_registers_take<232>();
     consume<width>(&task, group - 1);
   }
 #endif

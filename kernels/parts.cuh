@@ -1,5 +1,5 @@
-/* Sums over many rows, in two steps without atomics: each of a fixed number of parts, ranges of rows or every so many-th, leaves
- * its sums in scratch; then the parts are added in a fixed order. How many parts there are follows from the shape and
+/* Sums over many rows, in two steps without atomics: each of a fixed number of parts, ranges of rows or every so
+ * many-th, leaves its sums in scratch; then the parts are added in a fixed order. How many parts there are follows from the shape and
  * the GPU alone, so equal inputs give equal bits. Both steps split a long chain of additions into many short ones,
  * which is what keeps float32 sums over 10^5 rows accurate. */
 #ifndef NP_KERNELS_PARTS_CUH

@@ -74,20 +74,6 @@ template <int n, class T> NP_DEVICE void np_store_all(T *p, const float (&in)[n]
   np_vec_store(p, vec);
 }
 
-/* n floats of shared memory; p is aligned to them. */
-template <int n> NP_DEVICE void np_shared_all(np_shared<const float> p, float (&out)[n]) {
-  if constexpr (n == 4) {
-    const float4 four = np_shared_as<const float4>(p)[0];
-    out[0] = four.x;
-    out[1] = four.y;
-    out[2] = four.z;
-    out[3] = four.w;
-  } else {
-#pragma unroll
-    for (int i = 0; i < n; i++) out[i] = p[i];
-  }
-}
-
 /* Whether p is a multiple of `bytes`, a power of two; so is NULL. */
 static inline bool np_aligned(const void *p, size_t bytes) {
   return (reinterpret_cast<uintptr_t>(p) & (bytes - 1)) == 0;

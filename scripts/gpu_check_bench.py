@@ -6,6 +6,7 @@ import re
 
 from gpu_check_run import BACKEND, DRY, python
 
+
 def against(number, goal):
     return "measured" if DRY or goal is None else "met" if number >= goal else "missed"
 

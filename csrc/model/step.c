@@ -97,15 +97,18 @@ static bool too_many(const np_model *m, int count, int64_t targets) {
 
 /* ---- passes ------------------------------------------------------------------------------------------------------ */
 
+static size_t image_bytes(const np_recipe_model *c) {
+  return (size_t)c->image_size[0] * (size_t)c->image_size[1] * (size_t)c->channels;
+}
+
 static np_status pass(np_model *m, int count, const uint8_t *pixels, const int32_t *prefix, int64_t targets,
                       bool first) {
   np_status st = NP_OK;
   const np_recipe_model *c = &m->config;
-  const size_t image = (size_t)c->image_size[0] * (size_t)c->image_size[1] * (size_t)c->channels;
   if (too_many(m, count, np_model_targets(c, count, prefix))) {
     int half = (count + 1) / 2;
     NP_TRY(pass(m, half, pixels, prefix, targets, first));
-    NP_TRY(pass(m, count - half, pixels + (size_t)half * image, prefix + half, targets, false));
+    NP_TRY(pass(m, count - half, pixels + (size_t)half * image_bytes(c), prefix + half, targets, false));
   } else {
     NP_TRY(np_model_feed(m, count, pixels, NULL, prefix));
     NP_TRY(np_model_train(m, targets, first));
@@ -116,11 +119,9 @@ out:
 
 np_status np_model_step(np_model *m, int count, const uint8_t *pixels, const int32_t *prefix, int64_t targets) {
   np_status st = NP_OK;
-  const np_recipe_model *c = &m->config;
-  const size_t image = (size_t)c->image_size[0] * (size_t)c->image_size[1] * (size_t)c->channels;
   for (int at = 0; at < count; at += m->options.batch) {
     int images = count - at < m->options.batch ? count - at : m->options.batch;
-    NP_TRY(pass(m, images, pixels + (size_t)at * image, prefix + at, targets, at == 0));
+    NP_TRY(pass(m, images, pixels + (size_t)at * image_bytes(&m->config), prefix + at, targets, at == 0));
   }
 out:
   return st;

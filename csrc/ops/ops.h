@@ -150,7 +150,8 @@ struct np_ops {
    * channel) order, standardised by its own mean and unbiased variance when `normalize` (model.md 7). Where index[r] < 0 the
    * row counts nothing and its gradient is zeros.
    * loss[0] (+)= Σ_r mean_j (pred[r, j] - t[r, j])² in float64, the squares too where float32 overflows: a loss that is
-   * not finite then has a gradient that is not, and the optimiser need not look at it. dpred (NULL: not wanted) = scale[0]·2·(pred - t)/(P·P·C).
+   * not finite then has a gradient that is not, and the optimiser need not look at it. dpred (NULL: not wanted) =
+   * scale[0]·2·(pred - t)/(P·P·C).
    * pred, dpred [rows, P·P·C] act, they may alias; index [rows], scale [1] (not read without dpred), loss [1] device. */
   np_status (*pixel_loss)(np_ops *ops, const np_pixels *pixels, int64_t rows, const int32_t *index, bool normalize,
                           const float *scale, const void *pred, void *dpred, double *loss, bool accumulate);

@@ -10,10 +10,10 @@
  *   A, transposed   [k, m]     m × k, ld m     op(A)ᵀ k × m   transposed
  *   C               [m, n]     n × m, ld n
  *
- * The heuristic's first algorithm is asked for once a shape and kept, so that a shape always gives the same bits. That
- * is the host's work alone, and may be done while a recording is made.
- * Algorithms that split k are welcome when the parts are summed in a step of their own, in float32; those that add them
- * up in the output as they come are not. */
+ * The heuristic is asked once a shape, and what a rule picks of its offers is kept, so that a shape always gives the
+ * same bits. That is the host's work alone, and may be done while a recording is made. Algorithms that split k are
+ * welcome when the parts are summed in a step of their own, in float32; those that add them up in the output as they
+ * come are not. */
 #include "ops/cuda/cuda.h"
 
 #include <cublasLt.h>
