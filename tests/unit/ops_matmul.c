@@ -48,21 +48,32 @@ static void one_product(harness *h, np_matmul s, bool with_bias) {
   h_finish(h);
 }
 
+/* Every transposition, type of C, C overwritten and added to, with a bias and without. */
+static void one_form(harness *h, int64_t m, int64_t n, int64_t k, int form) {
+  const np_matmul s = {.m = m,
+                       .n = n,
+                       .k = k,
+                       .transpose_a = form & 1,
+                       .transpose_b = form & 2,
+                       .a_type = h->act,
+                       .b_type = h->act,
+                       .c_type = form & 4 ? NP_F32 : h->act,
+                       .accumulate = form & 8};
+  one_product(h, s, form & 16);
+}
+
 static void products(harness *h) {
   static const int64_t sizes[][3] = {{1, 1, 1}, {7, 13, 5}, {64, 65, 66}, {33, 17, 129}, {128, 96, 64}, {5, 1000, 3}};
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-    for (int form = 0; form < 32; form++) {
-      const np_matmul s = {.m = sizes[i][0],
-                           .n = sizes[i][1],
-                           .k = sizes[i][2],
-                           .transpose_a = form & 1,
-                           .transpose_b = form & 2,
-                           .a_type = h->act,
-                           .b_type = h->act,
-                           .c_type = form & 4 ? NP_F32 : h->act,
-                           .accumulate = form & 8};
-      one_product(h, s, form & 16);
-    }
+    for (int form = 0; form < 32; form++) one_form(h, sizes[i][0], sizes[i][1], sizes[i][2], form);
+}
+
+/* Rows of a page and more: the CPU backend packs a float32 B, and takes a bfloat16 one in halves. */
+static void wide(harness *h) {
+  for (int form = 0; form < 32; form++) one_form(h, 3, 1500, 5, form);
+  one_form(h, 256, 4160, 3, 0);         /* a data gradient */
+  one_form(h, 256, 4160, 3, 1 + 4 + 8); /* a weight gradient, added to the last pass's */
+  one_form(h, 256, 4160, 3, 16);
 }
 
 /* No rows: nothing is written, nothing fails. */
@@ -83,11 +94,12 @@ static void surfacing(harness *h) {
 }
 
 H_TEST(test_products, products)
+H_TEST(test_wide, wide)
 H_TEST(test_nothing, nothing)
 H_TEST(test_nan_surfaces, surfacing)
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_products), cmocka_unit_test(test_nothing),
-                                     cmocka_unit_test(test_nan_surfaces)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_products), cmocka_unit_test(test_wide),
+                                     cmocka_unit_test(test_nothing), cmocka_unit_test(test_nan_surfaces)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
