@@ -210,12 +210,19 @@ template <int n> NP_DEVICE void issue_sums(float (&d)[n], uint32_t (&a)[4][4], n
 }
 
 /* Whether warpgroup w makes dQ of query tile t: with 128 columns both do, half of them each. */
-template <int width> NP_DEVICE bool on_duty(int t, int w) { return width > NP_PANEL_WIDTH || t % 2 == w; }
+template <int width> NP_DEVICE bool on_duty(int t, int w) {
+  return np_tile_width(width) > NP_PANEL_WIDTH || t % 2 == w;
+}
+
+/* Where the 64 columns of dQ that warpgroup w makes begin. */
+template <int width> NP_DEVICE int dq_column(int w) {
+  return np_tile_width(width) > NP_PANEL_WIDTH ? w * NP_PANEL_WIDTH : 0;
+}
 
 /* dq = dS·K of one key tile or both, warpgroup w's 64 columns. */
 template <int width> NP_DEVICE void issue_dq(float (&dq)[32], np_shared<const np_bf16> k, int w, bool both) {
   backward_memory<width> m;
-  uint64_t left = np_matrix(m.ds), right = np_matrix(k + (width > NP_PANEL_WIDTH ? w * (NP_PANEL_BYTES / 2) : 0));
+  uint64_t left = np_matrix(m.ds), right = np_matrix(k + dq_column<width>(w) * NP_TILE_ROWS);
   np_wgmma_fence();
 #pragma unroll
   for (int i = 0; i < 4; i++)
@@ -289,9 +296,9 @@ NP_DEVICE void rows_of(const backward_task *task, const backward_item *it, int w
 
 /* Where this thread's part of dQ of query tile t, 64 columns of it, is carried. */
 template <int width> NP_DEVICE float4 *carried_dq(const backward_task *task, int t, int w) {
-  int column = width == NP_PANEL_WIDTH ? 0 : w * NP_PANEL_WIDTH;
   int64_t tile = static_cast<int64_t>(blockIdx.x) * tiles_of(task) + t;
-  return reinterpret_cast<float4 *>(task->carried + tile * NP_TILE_ROWS * width + column * NP_TILE_ROWS) +
+  return reinterpret_cast<float4 *>(task->carried +
+                                    (tile * np_tile_width(width) + dq_column<width>(w)) * NP_TILE_ROWS) +
          threadIdx.x % NP_GROUP;
 }
 
@@ -310,7 +317,7 @@ template <int width>
 NP_DEVICE void pass_dq(const backward_task *task, const backward_item *it, int pair, int t, int w, float (&dq)[32],
                        const float4 (&before)[8]) {
   bool last = np_attention_key_tiles(&it->map, t) <= 2 * pair + 2;
-  int column = width == NP_PANEL_WIDTH ? 0 : w * NP_PANEL_WIDTH;
+  constexpr int rest = width % NP_PANEL_WIDTH; /* of the last panel */
   float4 *own = carried_dq<width>(task, t, w);
 #pragma unroll
   for (int i = 0; i < 8; i++) {
@@ -328,16 +335,17 @@ NP_DEVICE void pass_dq(const backward_task *task, const backward_item *it, int p
   rows_of<width>(task, it, 0, t * NP_TILE_ROWS, row);
 #pragma unroll
   for (int r = 0; r < 2; r++)
-    if (row[r]) row[r] += column;
+    if (row[r]) row[r] += dq_column<width>(w);
   constexpr float scale = np_score_scale<width>;
-  np_rows_store(dq, {scale, scale}, row);
+  if (rest > 0 && dq_column<width>(w) + NP_PANEL_WIDTH > width) np_rows_store<rest>(dq, {scale, scale}, row);
+  else np_rows_store<NP_PANEL_WIDTH>(dq, {scale, scale}, row);
 }
 
 /* Ends use n of the queries' ring: its products are waited for, then the next use's scores with keys k are under way.
  * Where they are not wanted (!ahead), scores of nothing are: ptxas bears no condition around them. */
 template <int width>
-NP_DEVICE void go_on(float (&s)[32], float (&dk)[width / 2], float (&dv)[width / 2], np_shared<const np_bf16> k, int n,
-                     bool ahead) {
+NP_DEVICE void go_on(float (&s)[32], float (&dk)[np_tile_width(width) / 2], float (&dv)[np_tile_width(width) / 2],
+                     np_shared<const np_bf16> k, int n, bool ahead) {
   typedef backward_memory<width> memory;
   memory m;
   int next = n + ahead;
@@ -404,11 +412,11 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
     for (int pair = 0; pair < pairs_of(task); pair++, pairs++) {
       int slot = np_ring_slot<SLOTS>(pairs), u = 2 * pair + w, t = first_tile(task, &it, 2 * pair);
       np_shared<const np_bf16> k = m.k + slot * memory::PAIR, v = m.v + slot * memory::PAIR + w * memory::ELEMENTS;
-      float dk[width / 2], dv[width / 2];
+      float dk[np_tile_width(width) / 2], dv[np_tile_width(width) / 2];
       np_barrier_wait(m.barriers + (memory::PAIR_FULL + slot), np_ring_parity<SLOTS>(pairs));
       for (int own = first_tile(task, &it, u); t < own; t++, n++) help<width>(task, &it, k, pair, t, w, n);
 #pragma unroll
-      for (int i = 0; i < width / 2; i++) dk[i] = dv[i] = 0.0f;
+      for (int i = 0; i < np_tile_width(width) / 2; i++) dk[i] = dv[i] = 0.0f;
 
       if (t < tiles_of(task)) {
         if (!ready) {
@@ -468,9 +476,9 @@ template <int width> NP_DEVICE void consume(const backward_task *task, int w) {
       np_barrier_release(m.barriers + (memory::PAIR_EMPTY + slot));
       np_bf16 *row[2];
       rows_of<width>(task, &it, 1, u * NP_TILE_ROWS, row);
-      np_rows_store(dk, {scale, scale}, row);
+      np_rows_store<width>(dk, {scale, scale}, row);
       rows_of<width>(task, &it, 2, u * NP_TILE_ROWS, row);
-      np_rows_store(dv, {1.0f, 1.0f}, row);
+      np_rows_store<width>(dv, {1.0f, 1.0f}, row);
     }
   }
 }
@@ -512,7 +520,7 @@ size_t np_kernel_attention_hopper_backward_scratch(const np_gpu *gpu, int batch,
   size_t tiles = static_cast<size_t>(tokens + NP_TILE_ROWS - 1) / NP_TILE_ROWS;
   size_t blocks = static_cast<size_t>(batch) * static_cast<size_t>(heads);
   if (blocks > static_cast<size_t>(gpu->processors)) blocks = static_cast<size_t>(gpu->processors);
-  return blocks * tiles * NP_TILE_ROWS * static_cast<size_t>(head_width) * sizeof(float);
+  return blocks * tiles * NP_TILE_ROWS * static_cast<size_t>(np_tile_width(head_width)) * sizeof(float);
 }
 
 template <int width> static np_status launch(const np_gpu *gpu, const np_kernel_attention *a) {
@@ -539,8 +547,18 @@ template <int width> static np_status launch(const np_gpu *gpu, const np_kernel_
 
 np_status np_kernel_attention_hopper_backward(const np_gpu *gpu, const np_kernel_attention *a) {
   if (a->act != NP_BF16 || !np_kernel_attention_hopper_takes(gpu, a->tokens, a->head_width))
-    return np_error(NP_ERR_ARGUMENT, "attention_hopper_backward takes bf16 and heads of 64 or 128 on sm_90, not %d",
+    return np_error(NP_ERR_ARGUMENT,
+                    "attention_hopper_backward takes bf16 and heads of 32, 64, 96 or 128 on sm_90, not %d",
                     a->head_width);
   if (a->batch == 0 || a->heads == 0) return NP_OK; /* no tensor to map */
-  return a->head_width == 64 ? launch<64>(gpu, a) : launch<128>(gpu, a);
+  switch (a->head_width) {
+  case 32:
+    return launch<32>(gpu, a);
+  case 64:
+    return launch<64>(gpu, a);
+  case 96:
+    return launch<96>(gpu, a);
+  default:
+    return launch<128>(gpu, a);
+  }
 }

@@ -165,7 +165,8 @@ NP_DEVICE void issue_scores(float (&s)[32], const uint32_t (&q)[width / 16][4], 
 }
 
 template <int width>
-NP_DEVICE void issue_values(float (&o)[width / 2], uint32_t (&p)[4][4], np_shared<const np_bf16> v, bool accumulate) {
+NP_DEVICE void issue_values(float (&o)[np_tile_width(width) / 2], uint32_t (&p)[4][4], np_shared<const np_bf16> v,
+                            bool accumulate) {
   uint64_t matrix = np_matrix(v);
   np_wgmma_hold(p);
   np_wgmma_fence();
@@ -174,15 +175,15 @@ NP_DEVICE void issue_values(float (&o)[width / 2], uint32_t (&p)[4][4], np_share
   np_wgmma_commit();
 }
 
-template <int width> NP_DEVICE void rescale(float (&o)[width / 2], const float (&factor)[2]) {
+template <int width> NP_DEVICE void rescale(float (&o)[np_tile_width(width) / 2], const float (&factor)[2]) {
 #pragma unroll
-  for (int i = 0; i < width / 2; i++) o[i] *= factor[i / 2 % 2];
+  for (int i = 0; i < np_tile_width(width) / 2; i++) o[i] *= factor[i / 2 % 2];
 }
 
 /* Results of one consumer's 64 queries. */
 template <int width>
 NP_DEVICE void finish(const forward_task *task, const forward_item *it, int tile, float scale,
-                      const float (&o)[width / 2], softmax_state *state) {
+                      const float (&o)[np_tile_width(width) / 2], softmax_state *state) {
   np_bf16 *row[2];
 #pragma unroll
   for (int r = 0; r < 2; r++) {
@@ -198,7 +199,7 @@ NP_DEVICE void finish(const forward_task *task, const forward_item *it, int tile
       task->lse[(static_cast<int64_t>(it->image) * task->heads + it->head) * task->tokens + i] =
           fmaf(state->top[r], scale, logf(sum));
   }
-  np_rows_store(o, state->factor, row);
+  np_rows_store<width>(o, state->factor, row);
 }
 
 /* A consumer: warpgroup 1 + w. */
@@ -206,7 +207,7 @@ template <int width> NP_DEVICE void consume(const forward_task *task, int w) {
   typedef forward_memory<width> memory;
   memory m;
   constexpr float scale = np_score_scale<width>, scale2 = scale * NP_LOG2_E;
-  constexpr bool lazy = width == 128; /* with 64 columns scaling costs less than asking */
+  constexpr bool lazy = np_tile_width(width) == 128; /* with 64 columns scaling costs less than asking */
   int used = 0, taken = 0;
   for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
     int place = np_round_place(round);
@@ -215,7 +216,7 @@ template <int width> NP_DEVICE void consume(const forward_task *task, int w) {
     int tile = it.tile + w, first = used;
     int tiles = tile < np_attention_query_tiles(&it.map) ? np_attention_key_tiles(&it.map, tile) : 0;
     uint32_t q[width / 16][4], p[4][4];
-    float s[32], o[width / 2];
+    float s[32], o[np_tile_width(width) / 2];
     softmax_state state = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}, {0.0f, 0.0f}};
     int limit[2];
 #pragma unroll
@@ -307,7 +308,8 @@ template <int width> NP_KERNEL_BLOCKS(THREADS, 1) hopper_forward(NP_MAP map, con
 /* ---- launchers ---- */
 
 bool np_kernel_attention_hopper_takes(const np_gpu *gpu, int tokens, int head_width) {
-  return gpu->major == 9 && gpu->minor == 0 && tokens >= 1 && (head_width == 64 || head_width == 128);
+  return gpu->major == 9 && gpu->minor == 0 && tokens >= 1 && head_width % 32 == 0 && head_width >= 32 &&
+         head_width <= 128;
 }
 
 template <int width> static np_status launch(const np_gpu *gpu, const np_kernel_attention *a) {
@@ -328,8 +330,18 @@ template <int width> static np_status launch(const np_gpu *gpu, const np_kernel_
 
 np_status np_kernel_attention_hopper_forward(const np_gpu *gpu, const np_kernel_attention *a) {
   if (a->act != NP_BF16 || !np_kernel_attention_hopper_takes(gpu, a->tokens, a->head_width))
-    return np_error(NP_ERR_ARGUMENT, "attention_hopper_forward takes bf16 and heads of 64 or 128 on sm_90, not %d",
+    return np_error(NP_ERR_ARGUMENT,
+                    "attention_hopper_forward takes bf16 and heads of 32, 64, 96 or 128 on sm_90, not %d",
                     a->head_width);
   if (a->batch == 0 || a->heads == 0) return NP_OK; /* no tensor to map */
-  return a->head_width == 64 ? launch<64>(gpu, a) : launch<128>(gpu, a);
+  switch (a->head_width) {
+  case 32:
+    return launch<32>(gpu, a);
+  case 64:
+    return launch<64>(gpu, a);
+  case 96:
+    return launch<96>(gpu, a);
+  default:
+    return launch<128>(gpu, a);
+  }
 }

@@ -2,7 +2,9 @@
  * shared memory that count bytes (mbarrier), registers handed from one warpgroup to another. As there, the GPU's half
  * is below and the host's half, for tests/simt, in tests/simt/hopper_emulation.h.
  *
- * Tiles. All matrices lie in shared memory as tiles of 64 rows (tokens) × d columns, cut into panels of 64 columns:
+ * Tiles. All matrices lie in shared memory as tiles of 64 rows (tokens) × d columns, cut into panels of 64 columns; of
+ * a panel that is wider than what is left of a head (d = 32, 96) the rest is zeros, which TMA writes and does not
+ * fetch:
  *
  *     panel 0 (8 KiB)        panel 1              a row of a panel is 128 bytes, eight chunks of 16; in row r chunk c
  *     ┌─── 64 columns ───┐   ┌────────────────┐   lies where chunk c ^ (r % 8) would: the 128-byte swizzle, by which
@@ -27,9 +29,14 @@ constexpr int NP_PANEL_WIDTH = 64;                                /* columns */
 constexpr int NP_PANEL_BYTES = NP_TILE_ROWS * NP_PANEL_WIDTH * 2; /* bf16 */
 constexpr int NP_GROUP = 128;                                     /* threads of a warpgroup */
 constexpr float NP_LOG2_E = 1.44269504088896341f;
-/* 1 / sqrt(width of a head), of the two widths. */
-template <int width> constexpr float np_score_scale = width == 64 ? 0.125f : 0.0883883476483184406f;
-constexpr int np_tile_bytes(int width) { return width / NP_PANEL_WIDTH * NP_PANEL_BYTES; }
+/* Of heads d = width columns wide: 1 / sqrt(d), and columns and bytes of a tile. */
+template <int width>
+constexpr float np_score_scale = width == 32   ? 0.176776695296636881f
+                                 : width == 64 ? 0.125f
+                                 : width == 96 ? 0.102062072615965754f
+                                               : 0.0883883476483184406f;
+constexpr int np_tile_width(int width) { return (width + NP_PANEL_WIDTH - 1) / NP_PANEL_WIDTH * NP_PANEL_WIDTH; }
+constexpr int np_tile_bytes(int width) { return np_tile_width(width) / NP_PANEL_WIDTH * NP_PANEL_BYTES; }
 
 /* A tensor that np_tensor_load reads tiles of: [images, tokens, slices, width] bf16, slices being 3·h or h. */
 typedef struct np_tensor_shape {
@@ -207,7 +214,8 @@ static np_status np_tensor_map_encode(np_tensor_map *map, const np_tensor_shape 
 /* wgmma's descriptor of a matrix that starts at p: see above. The swizzle pattern starts at a multiple of 1024 bytes.
  * Addresses of a block that runs together with others have its number in their high bits, which do not belong here. */
 NP_DEVICE uint64_t np_matrix(np_shared<const np_bf16> p) {
-  uint64_t start = (np_shared_address(p) & 0x3ffff) >> 4, leading = NP_PANEL_BYTES >> 4, stride = 1024 >> 4, swizzle = 1;
+  uint64_t start = (np_shared_address(p) & 0x3ffff) >> 4, leading = NP_PANEL_BYTES >> 4, stride = 1024 >> 4,
+           swizzle = 1;
   return start | leading << 16 | stride << 32 | swizzle << 62;
 }
 /* Bytes to the matrix that starts 16 further along K: in a K-major tile … */
@@ -238,16 +246,18 @@ template <int n> NP_DEVICE void np_sums_to_a(const float (&d)[n], uint32_t (&a)[
     for (int i = 0; i < 4; i++) a[k][i] = np_narrow2(d[8 * k + 2 * i], d[8 * k + 2 * i + 1]);
 }
 
-/* Write rows of d · scale[row of the lane] as bf16, 16 bytes a lane. A quad holds a row in pieces of two columns; it
- * turns them round so that each lane has eight columns and the quad writes 64 bytes in a row: lane t holds columns
- * 8j+2t, +1 of blocks j = 0 … 3   →   lane t holds columns 8t … 8t+7 of block t row[0], row[1]: where rows g and g+8 of
- * the warp start; NULL: beyond the last token. */
-template <int n> NP_DEVICE void np_rows_store(const float (&d)[n], const float (&scale)[2], np_bf16 *const (&row)[2]) {
+/* Write the first `columns` of rows of d · scale[row of the lane] as bf16, 16 bytes a lane. A quad holds a row in
+ * pieces of two columns; it turns them round so that each lane has eight columns and the quad writes 64 bytes in a row:
+ * lane t holds columns 8j+2t, +1 of blocks j = 0 … 3   →   lane t holds columns 8t … 8t+7 of block t row[0], row[1]:
+ * where rows g and g+8 of the warp start; NULL: beyond the last token. */
+template <int columns, int n>
+NP_DEVICE void np_rows_store(const float (&d)[n], const float (&scale)[2], np_bf16 *const (&row)[2]) {
+  static_assert(columns % 32 == 0 && columns <= 2 * n, "lanes take blocks of eight columns, four at a time");
   int t = np_lane() % 4;
 #pragma unroll
   for (int half = 0; half < 2; half++)
 #pragma unroll
-    for (int j = 0; j < n / 4; j += 4) {
+    for (int j = 0; j < columns / 8; j += 4) {
       uint32_t v[4];
 #pragma unroll
       for (int i = 0; i < 4; i++) {
@@ -292,7 +302,8 @@ NP_DEVICE void np_order_images(np_shared<uint16_t> order, const int32_t *prefix,
 #pragma unroll
       for (int lane = 0; lane < NP_WARP; lane++) {
         int other = np_shuffle(theirs, lane);
-        before += static_cast<int>(other > mine) | (static_cast<int>(other == mine) & static_cast<int>(others + lane < image));
+        before += static_cast<int>(other > mine) |
+                  (static_cast<int>(other == mine) & static_cast<int>(others + lane < image));
       }
     }
     if (image < batch) order[before] = static_cast<uint16_t>(image);

@@ -71,7 +71,8 @@ np_status np_kernel_attention_backward_f32(const np_gpu *gpu, const np_kernel_at
 /* attention_describe.cu: one line each for the forward and the backward pass of these, which instantiation, tiles, shared
  * memory, blocks and why, or why not; as snprintf. Of the descriptor only shapes and act are read. */
 int np_kernel_attention_describe(const np_gpu *gpu, const np_kernel_attention *attention, char *text, size_t size);
-/* attention_hopper_forward.cu, attention_hopper_backward.cu: wgmma and TMA, sm_90a alone; bf16 with d = 64 or 128. */
+/* attention_hopper_forward.cu, attention_hopper_backward.cu: wgmma and TMA, sm_90a alone; bf16 with d = 32, 64, 96 or
+ * 128. */
 bool np_kernel_attention_hopper_takes(const np_gpu *gpu, int tokens, int head_width);
 np_status np_kernel_attention_hopper_forward(const np_gpu *gpu, const np_kernel_attention *attention);
 size_t np_kernel_attention_hopper_backward_scratch(const np_gpu *gpu, int batch, int tokens, int heads, int head_width);

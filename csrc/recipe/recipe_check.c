@@ -87,11 +87,11 @@ static np_status check_backend(check c) {
                            " makes heads of model.width / heads = %d / %d = %d; backend cuda takes up to 128 in bf16: "
                            "more heads, or precision: fp32",
                            r->model.width, r->model.heads, head);
-  if (r->attention == NP_ATTENTION_HOPPER && head != 64 && head != 128)
+  if (r->attention == NP_ATTENTION_HOPPER && (head % 32 != 0 || head > 128))
     return np_origin_error(
         c.origins, KEY(attention), NULL,
-        " takes heads 64 or 128 wide, and model.width / heads = %d / %d = %d; allowed: auto, portable", r->model.width,
-        r->model.heads, head);
+        " takes heads 32, 64, 96 or 128 wide, and model.width / heads = %d / %d = %d; allowed: auto, portable",
+        r->model.width, r->model.heads, head);
   return NP_OK;
 }
 

@@ -168,10 +168,15 @@ static void reference_backward(const shape *s, const np_bf16 *qkv, const np_bf16
 /* ---- cases ---- */
 
 static const shape SHAPES[] = {
-    {5, 7, 2, 64, {0, 1, 3, 6, 7}, true},  {1, 1, 1, 128, {0}, true},         {3, 1, 3, 64, {1, 0, 1}, true},
-    {3, 64, 1, 128, {0, 63, 64}, true},    {3, 65, 1, 64, {0, 64, 33}, true}, {2, 196, 2, 128, {77, 196}, true},
-    {3, 256, 1, 128, {0, 255, 100}, true}, {1, 256, 2, 64, {130}, true},      {3, 300, 1, 64, {299, 150, 1}, true},
-    {1, 300, 1, 128, {1}, true},           {2, 130, 1, 128, {0}, false},      {2, 70, 1, 64, {0, 70}, true, true},
+    {5, 7, 2, 64, {0, 1, 3, 6, 7}, true},  {1, 1, 1, 128, {0}, true},
+    {3, 1, 3, 64, {1, 0, 1}, true},        {3, 64, 1, 128, {0, 63, 64}, true},
+    {3, 65, 1, 64, {0, 64, 33}, true},     {2, 196, 2, 128, {77, 196}, true},
+    {3, 256, 1, 128, {0, 255, 100}, true}, {1, 256, 2, 64, {130}, true},
+    {3, 300, 1, 64, {299, 150, 1}, true},  {1, 300, 1, 128, {1}, true},
+    {2, 130, 1, 128, {0}, false},          {2, 70, 1, 64, {0, 70}, true, true},
+    {3, 65, 2, 32, {0, 64, 33}, true},     {1, 256, 2, 32, {130}, true},
+    {2, 130, 1, 32, {0}, false},           {2, 196, 2, 96, {77, 196}, true},
+    {3, 256, 1, 96, {0, 255, 100}, true},  {2, 70, 1, 96, {0, 70}, true, true},
 };
 
 static void test_forward(void **) {
@@ -305,7 +310,8 @@ static void test_takes(void **) {
   np_gpu other = GPU;
   assert_true(np_kernel_attention_hopper_takes(&GPU, 256, 128));
   assert_true(np_kernel_attention_hopper_takes(&GPU, 1, 64));
-  assert_false(np_kernel_attention_hopper_takes(&GPU, 256, 96));
+  assert_true(np_kernel_attention_hopper_takes(&GPU, 1, 32) && np_kernel_attention_hopper_takes(&GPU, 1, 96));
+  assert_false(np_kernel_attention_hopper_takes(&GPU, 1, 80) || np_kernel_attention_hopper_takes(&GPU, 1, 160));
   other.major = 8;
   assert_false(np_kernel_attention_hopper_takes(&other, 256, 128));
   other.major = 10;

@@ -219,9 +219,9 @@ static void combinations(void **state) {
   bad("backend: cuda\nmodel: {width: 384, heads: 2}\n",
       "r.yaml:2: model.heads: 2 makes heads of model.width / heads = 384 / 2 = 192; backend cuda takes up to 128 in "
       "bf16: more heads, or precision: fp32");
-  bad("attention: hopper\nmodel: {width: 96, heads: 1}\n",
-      "r.yaml:1: attention: hopper takes heads 64 or 128 wide, and model.width / heads = 96 / 1 = 96; allowed: auto, "
-      "portable");
+  bad("attention: hopper\nmodel: {width: 80, heads: 1}\n",
+      "r.yaml:1: attention: hopper takes heads 32, 64, 96 or 128 wide, and model.width / heads = 80 / 1 = 80; allowed: "
+      "auto, portable");
   bad("attention: flash\n", "r.yaml:1: attention: flash: expected one of auto, portable, hopper, cudnn");
   bad("data: {prefix: [3, 2]}\n",
       "r.yaml:1: data.prefix: [3, 2] is not a range of prefix lengths for N = 256 patches; allowed: "

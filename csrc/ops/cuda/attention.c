@@ -21,7 +21,7 @@ static np_status choose(const np_cuda *cuda, int tokens, int head_width, version
     if (!hopper)
       return np_error(
           NP_ERR_ARGUMENT,
-          "attention: hopper: needs compute capability 9.0 and head width 64 or 128; GPU %d (%s) has %d.%d and "
+          "attention: hopper: needs compute capability 9.0 and head width 32, 64, 96 or 128; GPU %d (%s) has %d.%d and "
           "the heads are %d wide; allowed: auto, portable",
           gpu->device, gpu->name, gpu->major, gpu->minor, head_width);
     *out = VERSION_HOPPER;
@@ -63,12 +63,9 @@ void np_cuda_attention_print(np_ops *ops, int batch, int tokens, int heads, int 
 
 void np_cuda_attention_versions(const np_cuda_about *about, char text[NP_CUDA_TEXT]) {
   np_gpu gpu = {.device = about->device, .processors = about->processors, .major = about->major, .minor = about->minor};
-  bool takes[2] = {np_kernel_attention_hopper_takes(&gpu, 256, 64), np_kernel_attention_hopper_takes(&gpu, 256, 128)};
   snprintf(text, NP_CUDA_TEXT, "float32, portable%s",
-           takes[0] && takes[1] ? ", hopper (head widths 64 and 128)"
-           : takes[0]           ? ", hopper (head width 64)"
-           : takes[1]           ? ", hopper (head width 128)"
-                                : "; hopper: not on this device");
+           np_kernel_attention_hopper_takes(&gpu, 256, 128) ? ", hopper (head widths 32, 64, 96 and 128)"
+                                                            : "; hopper: not on this device");
 }
 
 /* ---- the table's entries ---- */
