@@ -297,8 +297,8 @@ NP_DEVICE void rows_of(const backward_task *task, const backward_item *it, int w
 /* Where this thread's part of dQ of query tile t, 64 columns of it, is carried. */
 template <int width> NP_DEVICE float4 *carried_dq(const backward_task *task, int t, int w) {
   int64_t tile = static_cast<int64_t>(blockIdx.x) * tiles_of(task) + t;
-  return reinterpret_cast<float4 *>(task->carried +
-                                    (tile * np_tile_width(width) + dq_column<width>(w)) * NP_TILE_ROWS) +
+  return reinterpret_cast<float4 *>(task->carried + tile * NP_TILE_ROWS * np_tile_width(width) +
+                                    dq_column<width>(w) * NP_TILE_ROWS) +
          threadIdx.x % NP_GROUP;
 }
 

@@ -35,8 +35,10 @@ constexpr float np_score_scale = width == 32   ? 0.176776695296636881f
                                  : width == 64 ? 0.125f
                                  : width == 96 ? 0.102062072615965754f
                                                : 0.0883883476483184406f;
-constexpr int np_tile_width(int width) { return (width + NP_PANEL_WIDTH - 1) / NP_PANEL_WIDTH * NP_PANEL_WIDTH; }
-constexpr int np_tile_bytes(int width) { return np_tile_width(width) / NP_PANEL_WIDTH * NP_PANEL_BYTES; }
+NP_HOST_DEVICE constexpr int np_tile_width(int width) {
+  return (width + NP_PANEL_WIDTH - 1) / NP_PANEL_WIDTH * NP_PANEL_WIDTH;
+}
+NP_HOST_DEVICE constexpr int np_tile_bytes(int width) { return np_tile_width(width) / NP_PANEL_WIDTH * NP_PANEL_BYTES; }
 
 /* A tensor that np_tensor_load reads tiles of: [images, tokens, slices, width] bf16, slices being 3·h or h. */
 typedef struct np_tensor_shape {

@@ -12,7 +12,8 @@
  * An image's loss tokens are N - max(S, 1) with S drawn evenly; those of a pass are a sum of many such. They leave four
  * deviations to either side once in 16,000 passes, and six once in 10^9. Rows that pad loss tokens cost time in every
  * step, a size costs a recording or two: some milliseconds of the start, some MB of the device. So sizes are fine where
- * nearly all passes are, and one does for what lies beyond. */
+ * nearly all passes are, and one does for what lies beyond. Without recordings they are finer: a size costs but the
+ * products' plans when it first comes. */
 #include "model/internal.h"
 
 #include <math.h>
@@ -22,6 +23,7 @@ enum {
   ROOM = 6,
   SMALLEST_STEP = 16,
   FINE_SIZES = 24,  /* at most, where nearly all passes are */
+  FINER_SIZES = 64, /* of passes that are not recorded */
   COARSE_SIZES = 32 /* where nothing is known of the prefixes */
 };
 
@@ -77,7 +79,9 @@ np_row_sizes np_model_row_sizes(const np_model *m, int count) {
     s.least = least_of(s.step, all);
   } else if (count == m->options.batch) { /* what is less was cut, and comes so rarely that one size will do */
     expect_rows(&m->config, count, m->options.prefix, &mean, &deviation);
-    for (s.step = SMALLEST_STEP; FINE_SIZES * (double)s.step < 2 * LIKELY * deviation;) s.step *= 2;
+    bool recorded = !m->ops || m->ops->record_begin; /* a plan, without a backend, counts recordings */
+    double sizes = recorded ? FINE_SIZES : FINER_SIZES;
+    for (s.step = SMALLEST_STEP; sizes * (double)s.step < 2 * LIKELY * deviation;) s.step *= 2;
     s.least = least_of(up_to((int64_t)fmax(mean - LIKELY * deviation, 1), s.step), most);
     s.fine = least_of(up_to((int64_t)(mean + LIKELY * deviation), s.step), most);
   }

@@ -68,7 +68,7 @@ static void products(harness *h) {
     for (int form = 0; form < 32; form++) one_form(h, sizes[i][0], sizes[i][1], sizes[i][2], form);
 }
 
-/* Rows of a page and more: the CPU backend packs a float32 B, and takes a bfloat16 one in halves. */
+/* Rows of a page and more: the CPU backend packs a float32 B, and takes a wide bfloat16 one in halves. */
 static void wide(harness *h) {
   for (int form = 0; form < 32; form++) one_form(h, 3, 1500, 5, form);
   one_form(h, 256, 4160, 3, 0);         /* a data gradient */

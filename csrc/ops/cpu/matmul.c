@@ -90,11 +90,27 @@ static dnnl_status_t describe(dnnl_memory_desc_t *desc, int64_t rows, int64_t co
   return dnnl_memory_desc_init_by_strides(desc, 2, dims, type_of(type), strides);
 }
 
-/* oneDNN reads a float32 B stored [k, n] where it lies, in strips of 16 columns. With rows of a page or more each row
- * of a strip is another page, and the product falls to half its speed (512 x 1536 x 6144: 81 ms; 46 ms packed, and 9 ms
- * to pack). bf16 products and a transposed B are copied by oneDNN itself. */
-static bool wants_packed(const np_matmul *s) {
-  return s->b_type == NP_F32 && !s->transpose_b && s->n * (int64_t)sizeof(float) >= 4096;
+/* How oneDNN 2.6 takes a B stored [k, n], as operands of data and weight gradients are, can be bettered; a transposed B
+ * it reads well. Rates in GFLOP/s of two cores of an AMD EPYC (Zen 5), in pages of 2 MiB:
+ *
+ *     float32   It reads B where it lies, in strips of 16 columns. With rows of a page or more each row of a strip is
+ *               another page, and the product falls to half its speed. Packed into a layout of its own: 46 ms and 9 to
+ *               pack, not 81 (512 x 1536 x 6144, an Intel Xeon, pages of 4 KiB).
+ *     bfloat16  It copies B before it multiplies. A weight gradient's is better packed beforehand (6144 x 512 x 1536:
+ *               993, not 947), and a wide or large one taken in two halves (1536 x 512 x 6144: 960, not 836; data
+ *               gradients 512 x 1536 x 6144: 906, not 845; 320 x 8192 x 2048: 872, not 749). */
+enum { WIDE_GRADIENT = 3072, WIDE = 4096, LARGE = 1 << 24, FEW_ROWS = 256 };
+
+static bool wants_halves(const np_matmul *s) {
+  if (s->b_type != NP_BF16 || s->transpose_b || s->n % 64 != 0) return false;
+  return s->transpose_a ? s->n >= WIDE_GRADIENT : s->k * s->n >= LARGE || (s->n >= WIDE && s->m >= FEW_ROWS);
+}
+
+static bool wants_packed(const key *k) {
+  const np_matmul *s = &k->shape;
+  if (s->transpose_b) return false;
+  return s->b_type == NP_F32 ? k->columns * (int64_t)sizeof(float) >= 4096
+                             : s->transpose_a && k->columns < WIDE_GRADIENT;
 }
 
 /* The reorder from B as stored to the layout the primitive asks for. */
@@ -126,9 +142,9 @@ static np_status entry_make(cache *state, const key *k, entry *e) {
   TRY_DNNL(describe(&a, s->m, s->k, s->k, s->transpose_a, s->a_type));
   TRY_DNNL(describe(&b, s->k, s->n, k->columns, s->transpose_b, s->b_type));
   b_read = b;
-  if (wants_packed(s)) {
+  if (wants_packed(k)) {
     dnnl_dims_t dims = {s->k, s->n};
-    TRY_DNNL(dnnl_memory_desc_init_by_tag(&b_read, 2, dims, dnnl_f32, dnnl_format_tag_any));
+    TRY_DNNL(dnnl_memory_desc_init_by_tag(&b_read, 2, dims, type_of(s->b_type), dnnl_format_tag_any));
   }
   TRY_DNNL(describe(&c, s->m, s->n, k->columns, false, s->c_type));
   TRY_DNNL(dnnl_memory_desc_init_by_tag(&bias, 2, bias_dims, dnnl_f32, dnnl_ab));
@@ -232,13 +248,6 @@ static np_status multiply(cache *state, const key *k, const void *a, const void 
   TRY_DNNL(dnnl_stream_wait(state->stream));
 out:
   return st;
-}
-
-/* oneDNN copies the whole of a wide bfloat16 B that is stored [k, n] before it multiplies, and reads it back from
- * beyond the L2. Half of it at a time is faster: 512 x 1536 x 6144 by 7 %, its weight gradient by 13 %
- * (docs/results.md). */
-static bool wants_halves(const np_matmul *s) {
-  return s->b_type == NP_BF16 && !s->transpose_b && s->m >= 256 && s->n >= 4096 && s->n % 64 == 0;
 }
 
 np_status np_cpu_matmul(np_ops *ops, const np_matmul *shape, const void *a, const void *b, const float *bias, void *c) {
