@@ -30,6 +30,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.utils.checkpoint import checkpoint
 
+from prefixes import prefix_lengths
+
 # ---- settings --------------------------------------------------------------------------------------------------------
 
 # What a recipe may leave out: the released AIMv1 configuration. The shapes themselves have no default here.
@@ -399,12 +401,13 @@ def measure(options):
     trainer = Trainer(model, options, settings.number("optim.lr"), [float(b) for b in settings["optim.betas"]],
                       settings.number("optim.eps"), settings.number("optim.weight_decay"),
                       settings.number("optim.grad_clip"))
-    # A few batches made beforehand: no loading in the timing, and no step sees the prefix lengths of the one before.
+    # All is made beforehand: no loading in the timing. A step has the prefix lengths that nextpatch's has.
     low, high = settings["data.prefix"]
     high = shape.tokens - 1 if high == -1 else high
     size = (batch, shape.channels, shape.height, shape.width_px)
-    batches = [(torch.randint(0, 256, size, dtype=torch.uint8).to(device),
-                torch.randint(low, high + 1, (batch,)).to(device)) for _ in range(4)]
+    images = [torch.randint(0, 256, size, dtype=torch.uint8).to(device) for _ in range(4)]
+    prefixes = [torch.tensor(prefix_lengths(settings["seed"], i, 0, low, high, batch)).to(device)
+                for i in range(options.warmup + options.steps)]
     mean, std = (torch.tensor(settings[f"model.pixel_{s}"][: shape.channels], device=device).view(1, -1, 1, 1)
                  for s in ("mean", "std"))
 
@@ -413,7 +416,7 @@ def measure(options):
         sys.exit(f"error: --micro-batch {micro} does not divide the batch of {batch}")
 
     def step(i):
-        pixels, prefix = batches[i % len(batches)]
+        pixels, prefix = images[i % len(images)], prefixes[i]
         trainer.optimizer.zero_grad(set_to_none=True)
         targets, total = counted_tokens(prefix, shape.tokens).sum(), 0.0
         for p, s in zip(pixels.split(micro), prefix.split(micro)):

@@ -24,34 +24,9 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
+from prefixes import prefix_lengths
+
 MASKS = ("prefix", "causal", "full")
-
-# ---- prefix lengths: the same numbers as nextpatch draws (csrc/util/philox.c) ----------------------------------------
-
-
-def philox(counter, key):
-    """philox4x32-10 (Salmon et al., SC 2011)."""
-    c, k, low = list(counter), list(key), 0xFFFFFFFF
-    for _ in range(10):
-        p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
-        c = [(p1 >> 32) ^ c[1] ^ k[0], p1 & low, (p0 >> 32) ^ c[3] ^ k[1], p0 & low]
-        k = [(k[0] + 0x9E3779B9) & low, (k[1] + 0xBB67AE85) & low]
-    return c
-
-
-def prefix_lengths(seed, tokens, images):
-    """Uniform in 1..N-1, one an image."""
-    purpose = 5
-    words = itertools.chain.from_iterable(
-        philox((block, purpose << 24, tokens, 0), (seed & 0xFFFFFFFF, seed >> 32)) for block in itertools.count())
-    bound = max(tokens - 1, 1)
-    lengths = []
-    while len(lengths) < images:
-        product = next(words) * bound
-        if product & 0xFFFFFFFF >= 2**32 % bound:
-            lengths.append(1 + (product >> 32))
-    return lengths
-
 
 # ---- versions --------------------------------------------------------------------------------------------------------
 
@@ -62,7 +37,8 @@ class Case:
     def __init__(self, images, tokens, heads, width, mask, seed, device):
         self.images, self.tokens, self.heads, self.width = images, tokens, heads, width
         self.mask, self.device = mask, device
-        lengths = {"prefix": prefix_lengths(seed, tokens, images), "causal": [0] * images, "full": [tokens] * images}
+        lengths = {"prefix": prefix_lengths(seed, 0, tokens, 1, max(tokens - 1, 1), images), "causal": [0] * images,
+                   "full": [tokens] * images}
         self.lengths = lengths[mask]
         self.pairs = heads * sum(s * s + (tokens * (tokens + 1) - s * (s + 1)) // 2 for s in self.lengths)
         self.prefix = torch.tensor(self.lengths, device=device)
