@@ -77,7 +77,7 @@ const char *np_cpu_isa_name(void) {
 /* ---- memory ---- */
 
 /* What is worth pages of 2 MiB begins at one and asks for them. A product reads its operands in strips, one page a row:
- * with pages of 4 KiB it waits for their addresses (AIM-0.6B in bf16: 3 to 4 % of a step, docs/results.md). */
+ * with pages of 4 KiB it waits for their addresses (AIM-0.6B in bf16: some 4 % of a step, docs/results.md). */
 enum { HUGE_PAGE = 1 << 21 };
 
 static np_status take(size_t bytes, void **out) {
