@@ -546,19 +546,5 @@ template <int width> static np_status launch(const np_gpu *gpu, const np_kernel_
 }
 
 np_status np_kernel_attention_hopper_backward(const np_gpu *gpu, const np_kernel_attention *a) {
-  if (a->act != NP_BF16 || !np_kernel_attention_hopper_takes(gpu, a->tokens, a->head_width))
-    return np_error(NP_ERR_ARGUMENT,
-                    "attention_hopper_backward takes bf16 and heads of 32, 64, 96 or 128 on sm_90, not %d",
-                    a->head_width);
-  if (a->batch == 0 || a->heads == 0) return NP_OK; /* no tensor to map */
-  switch (a->head_width) {
-  case 32:
-    return launch<32>(gpu, a);
-  case 64:
-    return launch<64>(gpu, a);
-  case 96:
-    return launch<96>(gpu, a);
-  default:
-    return launch<128>(gpu, a);
-  }
+  return np_hopper_launch("attention_hopper_backward", gpu, a, {launch<32>, launch<64>, launch<96>, launch<128>});
 }

@@ -23,6 +23,7 @@
 #define NP_KERNELS_HOPPER_CUH
 
 #include "kernels/device.cuh"
+#include "kernels/kernels.h"
 
 constexpr int NP_TILE_ROWS = 64;
 constexpr int NP_PANEL_WIDTH = 64;                                /* columns */
@@ -250,7 +251,7 @@ template <int n> NP_DEVICE void np_sums_to_a(const float (&d)[n], uint32_t (&a)[
 
 /* Write the first `columns` of rows of d · scale[row of the lane] as bf16, 16 bytes a lane. A quad holds a row in
  * pieces of two columns; it turns them round so that each lane has eight columns and the quad writes 64 bytes in a row:
- * lane t holds columns 8j+2t, +1 of blocks j = 0 … 3   →   lane t holds columns 8t … 8t+7 of block t row[0], row[1]:
+ * lane t holds columns 8j+2t, +1 of blocks j = 0 … 3   →   lane t holds columns 8t … 8t+7 of block t. row[0], row[1]:
  * where rows g and g+8 of the warp start; NULL: beyond the last token. */
 template <int columns, int n>
 NP_DEVICE void np_rows_store(const float (&d)[n], const float (&scale)[2], np_bf16 *const (&row)[2]) {
@@ -329,6 +330,18 @@ template <int slots> NP_DEVICE int np_ring_parity(int n) { return n / slots % 2;
 NP_DEVICE void np_barrier_release(np_shared<uint64_t> empty) {
   np_warp_sync();
   if (np_lane() == 0) np_barrier_arrive(empty);
+}
+
+/* ---- launchers ---- */
+/* Launches the kernel for heads as wide as the call's; of: those for 32, 64, 96 and 128. */
+typedef np_status (*np_hopper_launcher)(const np_gpu *, const np_kernel_attention *);
+static inline np_status np_hopper_launch(const char *name, const np_gpu *gpu, const np_kernel_attention *a,
+                                         const np_hopper_launcher (&of)[4]) {
+  if (a->act != NP_BF16 || !np_kernel_attention_hopper_takes(gpu, a->tokens, a->head_width))
+    return np_error(NP_ERR_ARGUMENT, "%s takes bf16 and heads of 32, 64, 96 or 128 on sm_90, not %d", name,
+                    a->head_width);
+  if (a->batch == 0 || a->heads == 0) return NP_OK; /* no tensor to map */
+  return of[a->head_width / 32 - 1](gpu, a);
 }
 
 #endif
