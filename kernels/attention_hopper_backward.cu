@@ -181,7 +181,8 @@ template <int width> NP_DEVICE void make_statistics(const backward_task *task, i
         np_shared<float> to = m.statistics + place * 2 * NP_TILE_ROWS + row;
         to[0] = lse;
         to[NP_TILE_ROWS] = sum[0] + sum[1];
-        np_barrier_release(m.barriers + (memory::STATISTICS_FULL + place));
+        np_barrier_arrive(m.barriers +
+                          (memory::STATISTICS_FULL + place)); /* each for itself: so racecheck follows it */
       }
   }
 }
@@ -492,9 +493,9 @@ hopper_backward(NP_MAP qkv, NP_MAP out, NP_MAP dout, const backward_task task) {
   typedef backward_memory<width> memory;
   memory m;
   if (threadIdx.x == 0) {
-    constexpr int all = CONSUMERS * WARPS;
+    constexpr int all = CONSUMERS * WARPS, each = STATISTICIANS;
     static_assert(memory::COUNT == 18, "arrivals below");
-    const int arrivals[memory::COUNT] = {1, 1, all, all, 1, 1, all, all, 2, 2, 1, 2, all, all, 1, 1, all, all};
+    const int arrivals[memory::COUNT] = {1, 1, all, all, 1, 1, all, all, each, each, 1, 2, all, all, 1, 1, all, all};
     for (int i = 0; i < memory::COUNT; i++) np_barrier_init(m.barriers + i, arrivals[i]);
     np_barrier_init_done();
   }

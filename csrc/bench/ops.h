@@ -13,6 +13,7 @@ typedef struct np_ops_bench {
   int images;         /* of a pass: rows = images · N */
   int64_t parameters; /* elements of a slice that the optimiser takes */
   int warmup, runs;
+  int calls;       /* of an operator in a run, a run's time is their mean; 0: as many as move a gigabyte */
   double rotation; /* bytes that the buffers of an operator hold together at least */
   uint64_t seed;
 } np_ops_bench;
@@ -21,9 +22,10 @@ typedef struct np_ops_row {
   const char *name;
   int64_t rows; /* of the operator; elements where width is 0 */
   int width;
-  double bytes; /* inputs read once, outputs written once */
-  np_timing time;
-  double share; /* of the copy's rate */
+  double bytes;   /* of a call: inputs read once, outputs written once */
+  int calls;      /* of a run */
+  np_timing time; /* of a call */
+  double share;   /* of the copy's rate */
 } np_ops_row;
 
 /* Calls `row` for the copy and then for every operator. */

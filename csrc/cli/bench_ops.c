@@ -7,12 +7,14 @@
 #include <stdio.h>
 #include <string.h>
 
-static const np_cli_word keys[] = {{"images", "images of a pass (256; cpu: 4)"},
-                                   {"parameters", "elements of a slice the optimiser takes (67108864; cpu: 4194304)"},
-                                   {"runs", "timed runs of an operator (50; cpu: 10)"},
-                                   {"warmup", "runs before them (5; cpu: 2)"},
-                                   {"rotate_mb", "megabytes of buffers that runs take turns on (256)"},
-                                   {NULL, NULL}};
+static const np_cli_word keys[] = {
+    {"images", "images of a pass (256; cpu: 4)"},
+    {"parameters", "elements of a slice the optimiser takes (67108864; cpu: 4194304)"},
+    {"runs", "timed runs of an operator (50; cpu: 10)"},
+    {"warmup", "runs before them (5; cpu: 2)"},
+    {"calls", "of an operator in a run, one behind the other; 0: as many as move a gigabyte (0; cpu: 1)"},
+    {"rotate_mb", "megabytes of buffers that runs take turns on (256)"},
+    {NULL, NULL}};
 static const np_cli_word flags[] = {{"json", "a JSON line an operator instead of the table"}, {NULL, NULL}};
 static const np_cli_usage usage = {
     .name = "bench ops",
@@ -30,24 +32,27 @@ static const np_cli_usage usage = {
 
 static np_status parse(const np_cli_options *options, bool cpu, np_ops_bench *b) {
   np_status st = NP_OK;
-  int64_t images = cpu ? 4 : 256, runs = cpu ? 10 : 50, warmup = cpu ? 2 : 5, megabytes = 256;
+  int64_t images = cpu ? 4 : 256, runs = cpu ? 10 : 50, warmup = cpu ? 2 : 5, megabytes = 256, calls = cpu;
   b->parameters = cpu ? 1 << 22 : 1 << 26;
   NP_TRY(np_cli_integer(options, "images", 1, 65536, &images));
   NP_TRY(np_cli_integer(options, "parameters", 1, (int64_t)1 << 34, &b->parameters));
   NP_TRY(np_cli_integer(options, "runs", 1, 10000, &runs));
   NP_TRY(np_cli_integer(options, "warmup", 0, 10000, &warmup));
+  NP_TRY(np_cli_integer(options, "calls", 0, 10000, &calls));
   NP_TRY(np_cli_integer(options, "rotate_mb", 0, 1 << 20, &megabytes));
-  b->images = (int)images, b->runs = (int)runs, b->warmup = (int)warmup, b->rotation = 1e6 * (double)megabytes;
+  b->images = (int)images, b->runs = (int)runs, b->warmup = (int)warmup, b->calls = (int)calls;
+  b->rotation = 1e6 * (double)megabytes;
 out:
   return st;
 }
 
 static void print_json(const np_ops_row *r, void *context) {
   printf("{\"program\": \"nextpatch\", \"operator\": \"%s\", \"precision\": \"%s\", \"rows\": %lld, \"width\": %d, "
-         "\"bytes\": %.6g, \"median_s\": %.6g, \"p99_s\": %.6g, \"min_s\": %.6g, \"runs\": %d, \"gbytes_per_s\": %.6g, "
+         "\"bytes\": %.6g, \"median_s\": %.6g, \"p99_s\": %.6g, \"min_s\": %.6g, \"runs\": %d, \"calls\": %d, "
+         "\"gbytes_per_s\": %.6g, "
          "\"share_of_copy\": %.4g}\n",
          r->name, (const char *)context, (long long)r->rows, r->width, r->bytes, r->time.median, r->time.p99,
-         r->time.least, r->time.runs, r->bytes / r->time.median / 1e9, r->share);
+         r->time.least, r->time.runs, r->calls, r->bytes / r->time.median / 1e9, r->share);
   fflush(stdout);
 }
 
