@@ -4,8 +4,10 @@ import json
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PYTHON = os.environ.get("PYTHON", sys.executable)
@@ -53,18 +55,38 @@ def words(command):
                       os.path.basename(word) if word == PYTHON else word for word in command)
 
 
+class Budget:
+    """The time of a whole script: what it measured before that ran out is kept."""
+
+    def __init__(self, seconds):
+        self.end = time.monotonic() + seconds if seconds else float("inf")
+
+    def limit(self, timeout):
+        """Seconds for the next program: `timeout`, or what is left."""
+        return min(timeout, self.end - time.monotonic())
+
+
 def run_lines(command, timeout):
     """The JSON results of a program, one a line of its stdout; or ([], why not)."""
+    if timeout < 1:
+        return [], "no time left"
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+        program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   start_new_session=True)
     except OSError as error:
         return [], str(error)
-    except subprocess.TimeoutExpired:
-        return [], f"no result within {timeout} s"
-    lines = done.stdout.strip().splitlines()
-    if done.returncode != 0 or not lines:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        return [], f"exit status {done.returncode}: {said[-1] if said else 'nothing said'}"
+    try:
+        out, said = program.communicate(timeout=timeout)
+    except BaseException as stopped:
+        os.killpg(program.pid, signal.SIGKILL)  # with what it started: compilers of PyTorch would hold the pipes
+        program.communicate()
+        if not isinstance(stopped, subprocess.TimeoutExpired):
+            raise
+        return [], f"no result within {timeout:.0f} s"
+    lines = out.strip().splitlines()
+    if program.returncode != 0 or not lines:
+        said = (said or out).strip().splitlines()
+        return [], f"exit status {program.returncode}: {said[-1] if said else 'nothing said'}"
     try:
         return [json.loads(line) for line in lines], None
     except ValueError:

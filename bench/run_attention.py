@@ -16,7 +16,7 @@ import shlex
 import statistics
 import sys
 
-from common import PYTHON, ROOT, header, run_lines, torch_version, words, write_json
+from common import PYTHON, ROOT, Budget, header, run_lines, torch_version, words, write_json
 
 PEER = os.path.join(ROOT, "bench", "peers", "attention_torch.py")
 CASE = ("pass", "mask")
@@ -40,14 +40,14 @@ def commands_of(options, tokens, width, torch_found):
     return commands
 
 
-def time_shape(options, tokens, width, torch_found):
+def time_shape(options, tokens, width, torch_found, budget):
     """Interleaved rounds of one shape: a row a case, and what failed."""
     commands, seen, failures = commands_of(options, tokens, width, torch_found), {}, {}
     for number in range(options.rounds):
         for program, command in commands.items():
             if program in failures:
                 continue
-            results, why = run_lines(command, options.timeout)
+            results, why = run_lines(command, budget.limit(options.timeout))
             if why:
                 failures[program] = why
             for result in results:
@@ -122,16 +122,18 @@ def main():
     parser.add_argument("--program-args", default="", help="further words for `nextpatch bench attention`")
     parser.add_argument("--peer-args", default="", help="further words for attention_torch.py")
     parser.add_argument("--timeout", type=int, default=600, help="seconds for one start of one program")
+    parser.add_argument("--budget", type=int, default=0,
+                        help="seconds for all together: what is not done by then counts as failed; 0: no limit")
     parser.add_argument("--out", help="write everything as JSON here")
     options = parser.parse_args()
 
     torch_found = torch_version()
     if not torch_found:
         print(f"{PYTHON} lacks torch: reported without peers (PYTHON chooses another)", file=sys.stderr)
-    record, rows, failures = header("attention", torch_found), [], {}
+    record, rows, failures, budget = header("attention", torch_found), [], {}, Budget(options.budget)
     for width in options.head_width:
         for tokens in options.tokens:
-            shape_rows, failed = time_shape(options, tokens, width, torch_found)
+            shape_rows, failed = time_shape(options, tokens, width, torch_found, budget)
             rows += shape_rows
             failures.update({f"{program}, N = {tokens}, d = {width}": why for program, why in failed.items()})
     differs = compare(rows)

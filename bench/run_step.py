@@ -17,7 +17,7 @@ import shlex
 import statistics
 import sys
 
-from common import PYTHON, ROOT, header, run, torch_version, words, write_json
+from common import PYTHON, ROOT, Budget, header, run, torch_version, words, write_json
 
 PEER = os.path.join(ROOT, "bench", "peers", "aim_torch.py")
 
@@ -57,7 +57,7 @@ def commands_of(options, precision, torch_found):
     return commands
 
 
-def time_precision(options, precision, torch_found):
+def time_precision(options, precision, torch_found, budget):
     """Interleaved rounds; one record per program."""
     commands = commands_of(options, precision, torch_found)
     results, failures = {name: [] for name in commands}, {}
@@ -65,9 +65,10 @@ def time_precision(options, precision, torch_found):
         for name, command in commands.items():
             if name in failures:
                 continue
-            result, why = run(command, options.timeout)
+            result, why = run(command, budget.limit(options.timeout))
             if result is None:
-                failures[name] = why
+                if not results[name] or budget.limit(1) > 0:
+                    failures[name] = why
                 print(f"{precision} {name}: {why}", file=sys.stderr)
             else:
                 results[name].append(result)
@@ -128,6 +129,8 @@ def main():
     parser.add_argument("--program-args", default="", help="further words for `nextpatch bench step`")
     parser.add_argument("--peer-args", default="", help="further words for every peer variant")
     parser.add_argument("--timeout", type=int, default=3600, help="seconds for one start of one program")
+    parser.add_argument("--budget", type=int, default=0,
+                        help="seconds for all together: what is not done by then counts as failed; 0: no limit")
     parser.add_argument("--out", help="write everything as JSON here")
     options = parser.parse_intermixed_args()
     if options.rounds < 1:
@@ -138,7 +141,9 @@ def main():
     if not torch_found:
         print(f"{PYTHON} lacks torch or PyYAML: reported without the ratio (PYTHON chooses another)", file=sys.stderr)
     record = header("step", torch_found) | {"recipe": options.recipe, "overrides": options.overrides}
-    rows = [row for precision in options.precision for row in time_precision(options, precision, torch_found)]
+    budget, rows = Budget(options.budget), []
+    for precision in options.precision:
+        rows += time_precision(options, precision, torch_found, budget)
     record["rows"] = rows
     print(table(rows))
     for precision in options.precision:

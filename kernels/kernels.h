@@ -34,7 +34,7 @@ np_status np_kernel_column_sum(const np_gpu *gpu, np_dtype act, int64_t rows, in
 /* ---- patchify.cu ---- */
 np_status np_kernel_patchify(const np_gpu *gpu, np_dtype act, const np_pixels *pixels, void *out);
 
-/* ---- norm.cu ---- */
+/* ---- norm_forward.cu, norm_backward.cu ---- */
 np_status np_kernel_norm_forward(const np_gpu *gpu, np_dtype act, int64_t rows, int width, float eps, const void *x,
                                  const void *delta, const float *gain, const float *bias, void *sum, void *y, float *mean,
                                  float *rstd);

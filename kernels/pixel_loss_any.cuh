@@ -32,7 +32,7 @@ template <class F> NP_DEVICE void np_loss_each_pixel(const np_loss_call &call, c
 }
 
 /* Float pixels are standardised in float32: deviations from a rounded mean are exact for a patch of nearly one colour,
- * and their average, which is what rounding took from the mean, is taken off them again (as in norm.cu). A patch of one
+ * and their average, which is what rounding took from the mean, is taken off them again (as in norm_forward.cu). A patch of one
  * colour so gives 0. */
 NP_DEVICE np_level np_loss_standardise_floats(const np_loss_call &call, const np_place &p) {
   const float n = static_cast<float>(call.values);

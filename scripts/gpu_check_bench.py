@@ -105,6 +105,11 @@ def stage_bench(check):
 PEER_TOKENS = ("256", "1024")
 
 
+def budget(check, most):
+    """Words by which a script of bench/ ends, with what it has, before this call's time does."""
+    return ["--budget", str(int(max(1, min(most, check.left() - 20))))]
+
+
 def peer_attention(check):
     out = os.path.join(check.scratch, "peer-attention.json")
     words = ["--tokens", *PEER_TOKENS, "--rounds", "1", "--timeout", "150"]  # a start compiles anew
@@ -112,7 +117,7 @@ def peer_attention(check):
         words = ["--tokens", "33", "--head-width", "16", "--width", "32", "--rows", "66", "--rotate-mb", "1",
                  "--precision", "fp32", "--rounds", "1", "--runs", "1", "--warmup", "1"]
     status, _, said, seconds = check.run([python(), check.path("bench", "run_attention.py"), "--device", BACKEND,
-                                          "--program", check.wrapper, "--out", out, *words], 460)
+                                          "--program", check.wrapper, "--out", out, *words, *budget(check, 460)], 480)
     if not check.verdict("attention beside PyTorch", status, said, seconds):
         return
     with open(out, encoding="utf-8") as file:
@@ -142,7 +147,8 @@ def peer_step(check, variants, ours):
     words[0] = check.path("recipes", words[0])
     status, _, said, seconds = check.run(
         [python(), check.path("bench", "run_step.py"), "--device", BACKEND, "--program", check.wrapper,
-         "--out", out, "--rounds", "1", "--program-args", "profile=0", *words, "--variants", *variants], 540)
+         "--out", out, "--rounds", "1", "--program-args", "profile=0", *words, *budget(check, 540),
+         "--variants", *variants], 560)
     if not check.verdict("step beside PyTorch", status, said, seconds):
         return []
     with open(out, encoding="utf-8") as file:
@@ -168,8 +174,10 @@ PEER_VARIANTS = ("torch-flex-checkpointing", "torch-flex-micro64", "torch-flex-m
 
 def has_torch(check, what):
     """Whether peers can run; a row says so where they cannot."""
-    status, _, _, _ = check.run([python(), "-c", "import torch, yaml"], 60)
-    if status != 0:
+    status, _, said, seconds = check.run([python(), "-c", "import torch, yaml"], 60)
+    if status is None:
+        check.row(what, "timeout", detail=said, seconds=seconds)
+    elif status != 0:
         check.row(what, "skipped", detail=f"no PyTorch with PyYAML under {python()} (PYTHON= names another)")
     return status == 0
 

@@ -67,11 +67,15 @@ class Check:
                           "detail": detail})
         print(f"{result:9} {what}{': ' + number if number else ''}{' (' + detail + ')' if detail else ''}", flush=True)
 
+    def left(self):
+        """Seconds."""
+        return self.deadline - time.monotonic()
+
     def run(self, command, limit, environment=None):
         """(exit status or None when out of time, stdout, stderr's last line, seconds). Ours see our libraries."""
         if any(word.startswith(self.path("bin") + os.sep) for word in command):
             environment = (environment or {}) | {"LD_LIBRARY_PATH": self.libraries}
-        left, start = self.deadline - time.monotonic(), time.monotonic()
+        left, start = self.left(), time.monotonic()
         if left < 1:
             return None, "", "no time left: run this stage in a call of its own", 0.0
         try:

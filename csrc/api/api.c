@@ -5,6 +5,7 @@
 #include "probe/open.h"
 #include "recipe/recipe.h"
 #include "util/build.h"
+#include "util/log.h"
 #include "util/status.h"
 
 #include <stdlib.h>
@@ -62,6 +63,7 @@ nextpatch_status nextpatch_model_load(const char *path, const char *const *overr
   nextpatch_model *model = calloc(1, sizeof *model);
   *out = NULL;
   if (!model) return (nextpatch_status)np_error(NP_ERR_MEMORY, "%s: out of memory", path);
+  np_log_set_level(NP_LOG_QUIET);
   NP_TRY(np_open_model(path, &how, &model->opened));
   model->batch = model->opened.recipe->probe.batch;
   *out = model;

@@ -1,6 +1,7 @@
 #include "probe/complete.h"
 #include "cli/cli.h"
 #include "cli/options.h"
+#include "cli/output.h"
 #include "probe/open.h"
 
 #include <stdio.h>
@@ -48,6 +49,7 @@ static np_status run(const np_cli_options *options) {
   const bool rollout = !strcmp(mode, "rollout");
   if (!rollout && strcmp(mode, "teacher"))
     return np_error(NP_ERR_ARGUMENT, "complete: mode=%s: expected teacher or rollout", mode);
+  NP_TRY(np_cli_check_output("out", out));
   const np_open_options how = {
       .overrides = options->overrides, .override_count = options->override_count, .batch = 1, .pixel_head = true};
   NP_TRY(np_open_model(options->positional[0], &how, &opened));

@@ -25,9 +25,6 @@
 
 /* jpeglib.h wants size_t and FILE first. */
 #include <jpeglib.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 #define TEXT(x)    TEXT_OF(x)
 #define TEXT_OF(x) #x
@@ -113,7 +110,7 @@ static void report_processor(cJSON *to) {
   say(to, "other loops", "%s", np_cpu_isa_name());
   say(to, "bf16", "%s", np_cpu_has_bf16() ? "yes: precision auto takes it" : "no: precision auto takes fp32");
 #ifdef _OPENMP
-  say(to, "OpenMP threads", "%d", omp_get_max_threads());
+  say(to, "OpenMP threads", "%d", np_machine_cores());
 #else
   say(to, "OpenMP threads", "built without OpenMP");
 #endif

@@ -1,5 +1,6 @@
 #include "cli/cli.h"
 #include "cli/options.h"
+#include "cli/output.h"
 #include "probe/evaluate.h"
 #include "util/file.h"
 
@@ -179,6 +180,7 @@ static np_status run(const np_cli_options *options) {
   if (!data) return np_error(NP_ERR_ARGUMENT, "eval: needs data=FOLDER, a folder of class folders");
   folder = has_folder(data, "train") && has_folder(data, "val") ? np_path_join(data, "val") : np_format("%s", data);
   NP_TRY(np_cli_integer(options, "batch", 1, 65536, &batch));
+  if (json) NP_TRY(np_cli_check_output("json", json));
   e.batch = (int)batch;
   const np_open_options how = {
       .overrides = options->overrides, .override_count = options->override_count, .batch = e.batch};
@@ -193,8 +195,8 @@ static np_status run(const np_cli_options *options) {
     goto out;
   }
   NP_TRY(np_evaluate(&e.features, e.heads, 1, e.classes, e.set, e.batch, &e.score, e.per_class));
-  if (json) NP_TRY(write_json(&e, folder, json));
   print_result(&e, np_cli_flag(options, "per-class"));
+  if (json) NP_TRY(write_json(&e, folder, json));
 out:
   free(e.per_class);
   np_heads_destroy(e.heads);

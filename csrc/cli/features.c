@@ -1,6 +1,7 @@
 #include "probe/features.h"
 #include "cli/cli.h"
 #include "cli/options.h"
+#include "cli/output.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -38,6 +39,7 @@ static np_status run(const np_cli_options *options) {
   const bool mean = !strcmp(pool, "mean");
   if (!mean && strcmp(pool, "none")) return np_error(NP_ERR_ARGUMENT, "features: pool=%s: expected mean or none", pool);
   NP_TRY(np_cli_integer(options, "batch", 1, 65536, &batch));
+  NP_TRY(np_cli_check_output("out", out));
   const np_open_options how = {
       .overrides = options->overrides, .override_count = options->override_count, .batch = (int)batch};
   NP_TRY(np_open_model(options->positional[0], &how, &opened));

@@ -1,6 +1,7 @@
 #include "probe/probe.h"
 #include "cli/cli.h"
 #include "cli/options.h"
+#include "cli/output.h"
 #include "util/file.h"
 #include "util/log.h"
 
@@ -67,18 +68,9 @@ static np_status find_data(const np_recipe *recipe, const char *data, char **tra
 
 /* Where the result goes; refuse now what could not be written after hours of training. */
 static np_status find_out(const char *model, const char *out, bool random, char **path) {
-  np_status st = NP_OK;
   const char *name = random ? "probe-random.safetensors" : "probe.safetensors";
   *path = out ? np_format("%s", out) : is_folder(model) ? np_path_join(model, name) : np_format("%s", name);
-  const char *slash = strrchr(*path, '/');
-  char *folder = slash ? np_format("%.*s", slash == *path ? 1 : (int)(slash - *path), *path) : np_format(".");
-  NP_TRY(np_folder_make(folder));
-  if (access(folder, W_OK) != 0) st = np_error(NP_ERR_IO, "cannot write into '%s': %s", folder, strerror(errno));
-  if (st == NP_OK && is_folder(*path))
-    st = np_error(NP_ERR_ARGUMENT, "out=%s: is a folder; expected the name of a file", *path);
-out:
-  free(folder);
-  return st;
+  return np_cli_check_output("out", *path);
 }
 
 static void print_result(const np_probe_result *r, const np_probe_options *how) {

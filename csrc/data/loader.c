@@ -3,6 +3,7 @@
 #include "data/sampler.h"
 #include "data/transform.h"
 #include "util/log.h"
+#include "util/machine.h"
 
 #include <limits.h>
 #include <pthread.h>
@@ -322,8 +323,8 @@ static np_status start_workers(np_loader *loader, int workers) {
 }
 
 static int default_workers(void) {
-  long cores = sysconf(_SC_NPROCESSORS_ONLN);
-  return cores < 1 ? 1 : cores > MAX_WORKERS ? MAX_WORKERS : (int)cores;
+  int cores = np_machine_cores();
+  return cores > MAX_WORKERS ? MAX_WORKERS : cores;
 }
 
 np_status np_loader_open(const np_dataset *dataset, const np_loader_options *options, np_loader **out) {

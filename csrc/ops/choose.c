@@ -2,6 +2,7 @@
 
 #include "ops/cuda.h"
 #include "util/log.h"
+#include "util/machine.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -56,7 +57,7 @@ static np_status check_cuda(const np_recipe *recipe, np_dtype act) {
 
 np_status np_ops_choose(const np_recipe *recipe, np_ops_choice *out) {
   np_status st;
-  *out = (np_ops_choice){.threads = recipe->threads};
+  *out = (np_ops_choice){.threads = recipe->threads ? recipe->threads : np_machine_cores()};
   NP_TRY(choose_backend(recipe, out));
   bool cuda = out->backend == NP_BACKEND_CUDA;
   bool native = cuda || np_cpu_has_bf16();

@@ -8,7 +8,7 @@
 typedef struct np_ops_choice {
   np_backend backend; /* CPU or CUDA */
   np_dtype act;
-  int threads;       /* of the CPU backend, as the recipe has it (0: all cores); a caller may set it before opening */
+  int threads;       /* of the CPU backend, at least 1; a caller may set it before opening */
   char hardware[80]; /* "cpu" or "cuda, NVIDIA H200": what bits may depend on, for the record of a run */
   size_t memory;     /* of the GPU, in bytes; 0 on the CPU */
   char why[192];     /* this backend, and not the other one */

@@ -160,7 +160,6 @@ np_status np_pretrain(const np_recipe *recipe, const char *command) {
   np_interrupt_watch();
   NP_TRY(check_recipe(recipe));
   NP_TRY(np_ops_choose(recipe, &t.choice));
-  t.choice.threads = recipe->threads ? recipe->threads : np_machine_cores();
   t.state.act = t.choice.act;
   t.state.threads = t.choice.threads;
   memcpy(t.state.hardware, t.choice.hardware, sizeof t.state.hardware);

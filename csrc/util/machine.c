@@ -37,23 +37,35 @@ static bool file_number(const char *path, int64_t *out) {
   return found;
 }
 
+/* The path of a line "4:cpu,cpuacct:/path" that names the controller; NULL where it does not. */
+static const char *named_by(const char *line, const char *controller) {
+  const char *list = strchr(line, ':'), *path = list ? strchr(list + 1, ':') : NULL;
+  size_t length = strlen(controller);
+  while (path && list < path) {
+    list++;
+    size_t word = strcspn(list, ",:");
+    if (word == length && !strncmp(list, controller, length)) return path + 1;
+    list += word;
+  }
+  return NULL;
+}
+
 /* The control group's folder of this process. Version 2 has one hierarchy ("0::/path"); version 1 one for each
  * controller. */
 static bool cgroup_folder(const char *controller, char folder[PATH_MAX]) {
-  char line[LINE], v1[64];
+  char line[LINE];
   bool found = false;
   FILE *f = fopen("/proc/self/cgroup", "re");
   if (!f) return false;
-  snprintf(v1, sizeof v1, ":%s:", controller);
   while (!found && fgets(line, sizeof line, f)) {
     line[strcspn(line, "\n")] = 0;
     const char *path = !strncmp(line, "0::", 3) ? line + 3 : NULL;
     const char *root = "/sys/fs/cgroup";
     char mount[96];
-    if (strstr(line, v1)) {
+    const char *v1 = named_by(line, controller);
+    if (v1) {
       snprintf(mount, sizeof mount, "/sys/fs/cgroup/%s", controller);
-      root = mount;
-      path = strstr(line, v1) + strlen(v1);
+      root = mount, path = v1;
     }
     if (!path) continue;
     found = snprintf(folder, PATH_MAX, "%s%s", root, path) < PATH_MAX;

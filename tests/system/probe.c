@@ -486,6 +486,13 @@ static void wrong_words(void **state) {
   RUN("complete", at("run"), at("set/val/disc/notes.txt"), key("out", "no.png"));
   assert_error("notes.txt");
   RUN("probe", at("run"), key("data", "set"), key("out", "run"));
+  assert_error("out=");
+  RUN("features", at("run"), at("set/val"), key("out", "run"));
+  assert_error("is a folder");
+  assert_int_not_equal(0, access(at("run.txt"), F_OK));
+  RUN("eval", at("run/probe.safetensors"), key("data", "set"), key("json", "run"));
+  assert_error("json=");
+  RUN("complete", at("run"), at("set/val/disc/00000.png"), key("out", "run"));
   assert_error("is a folder");
 }
 

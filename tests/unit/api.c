@@ -5,7 +5,12 @@
 #include "nextpatch/nextpatch.h"
 #include "unit/temp.h"
 
+#include <fcntl.h>
 #include <stdio.h>
+#include <unistd.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 /* 12 × 8 pixels, patch 4: six tokens. Heads and image size are what a weight file does not tell. */
 static const char *const overrides[] = {"model.image_size=[12, 8]", "model.heads=2", "precision=fp32", "threads=1",
@@ -111,6 +116,37 @@ static void prepares_images(void **state) {
   free(path);
 }
 
+/* It is a guest: what it has to say it returns, and OpenMP's setting stays the caller's. */
+static void leaves_things_alone(void **state) {
+  np_recipe *recipe;
+  nextpatch_model *model;
+  char *path = write_weights(*state, &recipe), *lines = np_path_join(*state, "stderr");
+  static float features[VALUES];
+  const uint8_t pixels[PIXELS] = {0};
+#ifdef _OPENMP
+  omp_set_num_threads(3);
+#endif
+  fflush(stderr);
+  int kept = dup(STDERR_FILENO), file = open(lines, O_CREAT | O_RDWR, 0600);
+  dup2(file, STDERR_FILENO);
+  const char *automatic[] = {overrides[0], overrides[1], overrides[3], "backend=auto"};
+  int loaded = nextpatch_model_load(path, automatic, 4, &model);
+  int encoded = loaded ? 0 : nextpatch_encode(model, 1, pixels, NULL, 0, features);
+  dup2(kept, STDERR_FILENO);
+  close(kept);
+  assert_ok((np_status)loaded);
+  assert_ok((np_status)encoded);
+  assert_int_equal(lseek(file, 0, SEEK_END), 0);
+#ifdef _OPENMP
+  assert_int_equal(omp_get_max_threads(), 3);
+#endif
+  close(file);
+  nextpatch_model_free(model);
+  np_recipe_free(recipe);
+  free(lines);
+  free(path);
+}
+
 static void refuses(void **state) {
   nextpatch_model *model = (void *)state;
   char *path = np_path_join(*state, "absent.safetensors");
@@ -125,6 +161,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(encodes, temp_setup, temp_teardown),
       cmocka_unit_test_setup_teardown(prepares_images, temp_setup, temp_teardown),
+      cmocka_unit_test_setup_teardown(leaves_things_alone, temp_setup, temp_teardown),
       cmocka_unit_test_setup_teardown(refuses, temp_setup, temp_teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

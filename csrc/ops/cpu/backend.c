@@ -1,12 +1,11 @@
 /* The CPU backend opened and closed: which instruction set, how many threads, memory. */
 #include "ops/cpu/cpu.h"
 
+#include "util/machine.h"
+
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #ifdef NP_HAVE_X86_ISAS
 #include <cpuid.h>
 #endif
@@ -182,15 +181,6 @@ static const np_ops operations = {
     .destroy = cpu_destroy,
 };
 
-/* Threads that OpenMP would start by itself: OMP_NUM_THREADS or the cores this process may use. */
-static int default_threads(void) {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
-
 np_status np_ops_cpu(np_dtype act, int threads, np_ops **out) {
   np_status st = NP_OK;
   np_cpu *cpu = NULL;
@@ -210,11 +200,8 @@ np_status np_ops_cpu(np_dtype act, int threads, np_ops **out) {
   cpu->table = operations;
   cpu->table.act = act;
   cpu->bf16 = act == NP_BF16;
-  cpu->threads = threads > 0 ? threads : default_threads();
+  cpu->threads = threads > 0 ? threads : np_machine_cores();
   cpu->simd = simd;
-#ifdef _OPENMP
-  omp_set_num_threads(cpu->threads); /* oneDNN takes the calling thread's setting */
-#endif
   NP_TRY(np_cpu_matmul_open(&cpu->matmul));
   *out = &cpu->table;
   cpu = NULL;

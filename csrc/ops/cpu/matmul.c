@@ -4,6 +4,9 @@
 #include <oneapi/dnnl/dnnl.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 /* A primitive belongs to one shape. A run meets a few dozen (the loss-token count is rounded up to a few sizes by the
  * pixel head), so a small open-addressed table holds them all; should it ever fill, it is emptied and begins again. */
@@ -257,14 +260,27 @@ out:
   return st;
 }
 
+/* oneDNN takes as many threads as OpenMP would give the calling thread. Returns that number as it was. */
+static int with_threads(int threads) {
+#ifdef _OPENMP
+  int before = omp_get_max_threads();
+  if (before != threads) omp_set_num_threads(threads);
+  return before;
+#else
+  return threads;
+#endif
+}
+
 np_status np_cpu_matmul(np_ops *ops, const np_matmul *shape, const void *a, const void *b, const float *bias, void *c) {
   np_status st = NP_OK;
   key k = {.shape = *shape, .columns = shape->n, .bias = bias != NULL};
   if (shape->m == 0 || shape->n == 0) return NP_OK;
+  const int callers = with_threads(np_cpu_of(ops)->threads);
   if (wants_halves(shape, ((const cache *)np_cpu_of(ops)->matmul)->amx)) k.shape.n /= 2;
   for (int64_t column = 0; column < shape->n; column += k.shape.n)
     NP_TRY(multiply(np_cpu_of(ops)->matmul, &k, a, (const char *)b + (size_t)column * np_dtype_size(shape->b_type),
                     bias ? bias + column : NULL, (char *)c + (size_t)column * np_dtype_size(shape->c_type)));
 out:
+  (void)with_threads(callers);
   return st;
 }

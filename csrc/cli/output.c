@@ -1,0 +1,23 @@
+#include "cli/output.h"
+
+#include "util/file.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+np_status np_cli_check_output(const char *key, const char *path) {
+  np_status st = NP_OK;
+  struct stat info;
+  const char *slash = strrchr(path, '/');
+  char *folder = slash ? np_format("%.*s", slash == path ? 1 : (int)(slash - path), path) : np_format(".");
+  NP_TRY(np_folder_make(folder));
+  if (access(folder, W_OK) != 0) st = np_error(NP_ERR_IO, "cannot write into '%s': %s", folder, strerror(errno));
+  else if (!stat(path, &info) && S_ISDIR(info.st_mode))
+    st = np_error(NP_ERR_ARGUMENT, "%s=%s: is a folder; expected the name of a file", key, path);
+out:
+  free(folder);
+  return st;
+}
