@@ -73,11 +73,11 @@ static int setup(void **state) {
   weights = malloc((size_t)params.total * sizeof *weights);
   np_params_init(&params, 8, weights);
   /* Two checkpoints, the older one unreadable, and names that look newer to a text sort or are no checkpoints. */
-  write_model("run/checkpoints/step-70");
-  assert_int_equal(np_folder_make(at("run/checkpoints/step-9")), NP_OK);
-  assert_int_equal(np_file_write(at("run/checkpoints/step-9/model.safetensors"), "old", 3), NP_OK);
-  assert_int_equal(np_folder_make(at("run/checkpoints/step-99")), NP_OK);
-  assert_int_equal(np_folder_make(at("run/checkpoints/step-100.tmp")), NP_OK);
+  write_model("run/checkpoints/step-100000000");
+  assert_int_equal(np_folder_make(at("run/checkpoints/step-99999999")), NP_OK);
+  assert_int_equal(np_file_write(at("run/checkpoints/step-99999999/model.safetensors"), "old", 3), NP_OK);
+  assert_int_equal(np_folder_make(at("run/checkpoints/step-100000001")), NP_OK);
+  assert_int_equal(np_folder_make(at("run/checkpoints/step-100000002.tmp")), NP_OK);
   return 0;
 }
 
