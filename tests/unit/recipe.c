@@ -96,6 +96,7 @@ static void unknown_keys(void **state) {
   bad("seed: 1\ntrain:\n  stepz: 3\n", "r.yaml:3: train.stepz: no such key; did you mean train.steps?");
   bad("train:\n  batch: 4\n  lr: 3\n", "r.yaml:3: train.lr: no such key; did you mean optim.lr or probe.lr?");
   bad("mdoel: {width: 3}\n", "r.yaml:1: mdoel: no such key; did you mean model?");
+  bad("sede: 3\n", "r.yaml:1: sede: no such key; did you mean seed?"); /* a swap is one slip */
   bad("\ntrain.steps: 3\n",
       "r.yaml:2: train.steps: no such key; in a file write it under its section, train: {steps: ...}");
   bad("run: {zzzzzzzz: 3}\n", "r.yaml:1: run.zzzzzzzz: no such key; keys of run: dir, resume");
