@@ -1,6 +1,7 @@
 #include "bench/attention.h"
 
 #include "bench/fill.h"
+#include "ops/attention_tiles.h"
 #include "ops/cuda.h"
 #include "util/philox.h"
 
@@ -60,9 +61,6 @@ static np_status body(void *context, int turn) {
   return attention(r, turn, r->backward);
 }
 
-/* Query i sees max(i + 1, S) keys: S for the first S queries, then S + 1, …, N; with S = N all N². */
-static double pairs_of(double N, double S) { return S * S + (N * (N + 1) - S * (S + 1)) / 2; }
-
 static np_status make_prefixes(shape *s) {
   np_status st = NP_OK;
   np_rng rng = np_rng_make(s->bench->seed, NP_PURPOSE_PREFIX, 0, (uint64_t)s->tokens);
@@ -72,14 +70,14 @@ static np_status make_prefixes(shape *s) {
     for (int b = 0; b < s->batch; b++) {
       int lengths = s->tokens > 1 ? s->tokens - 1 : 1; /* 1 … N - 1, as pretraining draws them */
       host[b] = mask == NP_MASK_PREFIX ? 1 + (int32_t)np_rng_below(&rng, (uint32_t)lengths) : 0;
-      s->pairs[mask] += pairs_of(s->tokens, host[b]);
+      s->pairs[mask] += np_attention_pairs(s->tokens, host[b]);
     }
     void *device;
     NP_TRY(s->memory->alloc(s->memory, (size_t)s->batch * sizeof *host, &device));
     s->prefix[mask] = device;
     NP_TRY(s->memory->upload(s->memory, device, host, (size_t)s->batch * sizeof *host));
   }
-  s->pairs[NP_MASK_FULL] = (double)s->batch * s->tokens * s->tokens;
+  s->pairs[NP_MASK_FULL] = s->batch * np_attention_pairs(s->tokens, s->tokens);
 out:
   free(host);
   return st;

@@ -135,19 +135,12 @@ out:
   return st;
 }
 
-/* Mean over the recipe's prefix lengths: query i sees max(i + 1, S) keys. */
-static double mean_pairs(const np_recipe *r) {
-  double N = np_recipe_tokens(&r->model), sum = 0;
-  for (double S = r->data.prefix[0]; S <= r->data.prefix[1]; S++) sum += S * S + (N * (N + 1) - S * (S + 1)) / 2;
-  return sum / (r->data.prefix[1] - r->data.prefix[0] + 1);
-}
-
 /* A pass of its own, on a model of its own, through the table that marks every operation. */
 static np_status profile_steps(bench *b, const np_step_bench *how, np_step_timing *out) {
   np_status st = NP_OK;
   np_ops *inner = b->ops, *profiled = NULL;
   np_family_sum first[NP_FAMILIES];
-  NP_TRY(np_ops_profile(inner, mean_pairs(b->recipe), &profiled));
+  NP_TRY(np_ops_profile(inner, np_model_pairs(&b->recipe->model, b->recipe->data.prefix), &profiled));
   b->ops = profiled;
   NP_TRY(open_model(b, out));
   NP_TRY(queue_step(b, 0, -1));

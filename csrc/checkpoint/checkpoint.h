@@ -84,7 +84,8 @@ np_status np_checkpoint_verify_model(const char *path);
  * warning and the one before it is tried. */
 np_status np_checkpoint_newest(const char *run, bool fallback, np_checkpoint **out);
 
-/* Steps of the checkpoints in a run folder, ascending; malloc'ed. No checkpoints folder: none. */
+/* Steps of the checkpoints in a run folder, ascending; malloc'ed. No checkpoints folder: none. Folders count that are
+ * named as np_checkpoint_path names them. */
 np_status np_checkpoint_list(const char *run, int64_t **steps, int *count);
 /* Path of the step folder, malloc'ed. */
 char *np_checkpoint_path(const char *run, int64_t step);

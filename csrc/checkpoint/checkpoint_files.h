@@ -6,9 +6,11 @@
 #include "ops/choose.h"
 
 #include <cjson/cJSON.h>
+#include <inttypes.h>
 
-#define NP_MOMENT_FIRST  "exp_avg." /* torch.optim.AdamW's names of its state */
-#define NP_MOMENT_SECOND "exp_avg_sq."
+#define NP_CHECKPOINT_STEP "step-%08" PRId64 /* the name of a step's folder */
+#define NP_MOMENT_FIRST    "exp_avg."        /* torch.optim.AdamW's names of its state */
+#define NP_MOMENT_SECOND   "exp_avg_sq."
 
 enum { NP_CHECKPOINT_FORMAT = 1, NP_HASH_TEXT = 33 };
 

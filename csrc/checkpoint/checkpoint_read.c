@@ -15,9 +15,12 @@ enum { LARGEST_ABOUT = 1 << 20 };
 
 /* ---- list -------------------------------------------------------------------------------------------------------- */
 
+/* Names as np_checkpoint_path makes them, and no other: a step then has one folder, and that is the one listed. */
 static bool step_of(const char *name, int64_t *step) {
-  int used = 0;
-  return sscanf(name, "step-%" SCNd64 "%n", step, &used) == 1 && *step >= 0 && name[used] == 0;
+  char written[32];
+  if (sscanf(name, "step-%" SCNd64, step) != 1 || *step < 0) return false;
+  snprintf(written, sizeof written, NP_CHECKPOINT_STEP, *step);
+  return strcmp(name, written) == 0;
 }
 
 static int ascending(const void *a, const void *b) {

@@ -58,7 +58,9 @@ np_status np_checkpoint_hash_json(const cJSON *json, char hash[NP_HASH_TEXT]) {
 }
 
 char *np_checkpoint_path(const char *run, int64_t step) {
-  return np_format("%s/" NP_CHECKPOINT_FOLDER "/step-%08" PRId64, run, step);
+  char *parent = np_path_join(run, NP_CHECKPOINT_FOLDER), *path = np_format("%s/" NP_CHECKPOINT_STEP, parent, step);
+  free(parent);
+  return path;
 }
 
 /* ---- save -------------------------------------------------------------------------------------------------------- */
@@ -155,7 +157,7 @@ out:
 np_status np_checkpoint_save(const char *run, const np_checkpoint_content *content) {
   np_status st = NP_OK;
   char *parent = np_path_join(run, NP_CHECKPOINT_FOLDER);
-  char *hidden = np_format("%s/.step-%08" PRId64 ".tmp", parent, content->state.step);
+  char *hidden = np_format("%s/." NP_CHECKPOINT_STEP ".tmp", parent, content->state.step);
   char *path = np_checkpoint_path(run, content->state.step);
   NP_TRY(np_folder_make(parent));
   NP_TRY(np_folder_remove(hidden));
@@ -188,7 +190,7 @@ out:
 static np_status remove_step(const char *run, int64_t step) {
   np_status st = NP_OK;
   char *path = np_checkpoint_path(run, step);
-  char *hidden = np_format("%s/" NP_CHECKPOINT_FOLDER "/.step-%08" PRId64 ".old", run, step);
+  char *hidden = np_format("%s/" NP_CHECKPOINT_FOLDER "/." NP_CHECKPOINT_STEP ".old", run, step);
   NP_TRY(np_folder_remove(hidden));
   if (rename(path, hidden) != 0) {
     st = np_error(NP_ERR_IO, "cannot remove '%s': %s", path, strerror(errno));

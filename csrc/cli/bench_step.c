@@ -106,7 +106,7 @@ static np_status bench(const np_cli_options *options) {
   NP_TRY(np_cli_integer(options, "steps", 1, 1000000, &steps));
   NP_TRY(np_cli_integer(options, "warmup", 0, 1000000, &warmup));
   NP_TRY(np_cli_integer(options, "profile", 0, 1000, &profile));
-  NP_TRY(np_recipe_load(options->positional[0], options->overrides, options->override_count, &recipe));
+  NP_TRY(np_recipe_load_to_train(options->positional[0], options->overrides, options->override_count, &recipe));
   np_step_bench how = {.recipe = recipe, .steps = (int)steps, .warmup = (int)warmup, .profile = (int)profile};
   if (np_cli_flag(options, "plans") && !(how.plans = open_memstream(&plans, &length))) {
     st = np_error(NP_ERR_MEMORY, "out of memory for the plans");

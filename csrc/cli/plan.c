@@ -121,7 +121,7 @@ static np_status plan(const np_cli_options *options) {
   double tflops = 0;
   NP_TRY(np_cli_integer(options, "gpus", 1, 1 << 20, &gpus));
   NP_TRY(np_cli_number(options, "tflops", 1e-6, 1e6, &tflops));
-  NP_TRY(np_recipe_load(options->positional[0], options->overrides, options->override_count, &recipe));
+  NP_TRY(np_recipe_load_to_train(options->positional[0], options->overrides, options->override_count, &recipe));
   int batch = recipe->train.batch, micro = recipe->train.micro_batch;
   if (micro == 0 && batch % gpus == 0) micro = (int)(batch / gpus);
   if (micro == 0 || (int64_t)micro * gpus > batch || batch % (micro * gpus) != 0) {

@@ -40,7 +40,7 @@ static np_status run(const np_cli_options *options) {
   np_status st = NP_OK;
   np_recipe *recipe = NULL;
   char *command = NULL;
-  NP_TRY(np_recipe_load(options->positional[0], options->overrides, options->override_count, &recipe));
+  NP_TRY(np_recipe_load_to_train(options->positional[0], options->overrides, options->override_count, &recipe));
   command = command_text(options->argc, options->argv);
   st = np_pretrain(recipe, command);
 out:

@@ -58,7 +58,9 @@ typedef struct np_recorded {
   np_recording *recording;
 } np_recorded;
 
-/* The fine sizes and two more, twice: first and added; and the halves of passes. */
+/* 24 fine sizes, two where they begin and end off a step, and the largest, twice: first and added. And three of halves,
+ * which are not cut again: np_model_head_rows is at least the mean, which is half of what the smallest prefix leaves,
+ * or more. */
 enum { NP_RECORDINGS = 64 };
 
 struct np_model {

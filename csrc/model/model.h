@@ -107,6 +107,9 @@ np_status np_model_read_block(np_model *model, int i, float *out);
 /* The fixed 2-D sin-cos table [N, width] (model.md 3), of a grid `rows` × `columns`. */
 void np_positions(int rows, int columns, int width, float *out);
 
+/* Pairs of query and key that one image's mask allows: the mean over the prefix range. */
+double np_model_pairs(const np_recipe_model *config, const int prefix_range[2]);
+
 /* Floating point operations of one image (multiply-adds count two), forward and backward: matrices of trunk and head
  * plus attention over the pairs the mask allows. all_tokens: every token through the head, as the reference counts
  * (MFU); else the loss tokens. prefix: mean is taken over the recipe's prefix range. */

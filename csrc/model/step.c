@@ -140,15 +140,18 @@ static np_status add(np_model *m, const np_pass *pass) {
   return NP_OK;
 }
 
-/* What `pass` above may come to: every size of `count` images, and the halves where they may be too many. */
+/* What `pass` above may come to: every size of `count` images whose prefixes are of the range, and the halves where
+ * they may be too many. */
 static np_status list(np_model *m, int count, bool first, bool bytes) {
   np_status st = NP_OK;
   const np_row_sizes sizes = np_model_row_sizes(m, count);
-  for (int64_t rows = 1; rows <= sizes.most; rows++) {
+  const int64_t fewest = count * np_model_targets(&m->config, 1, &m->options.prefix[1]),
+                most = count * np_model_targets(&m->config, 1, &m->options.prefix[0]);
+  for (int64_t rows = fewest > 0 ? fewest : 1; rows <= most && rows <= sizes.most; rows++) {
     rows = np_row_size(&sizes, rows);
     NP_TRY(add(m, &(np_pass){.count = count, .rows = rows, .first = first, .bytes = bytes}));
   }
-  if (!too_many(m, count, (int64_t)count * (np_model_tokens(m) - 1))) goto out;
+  if (!too_many(m, count, most)) goto out;
   NP_TRY(list(m, (count + 1) / 2, first, bytes));
   NP_TRY(list(m, count / 2, false, bytes));
 out:

@@ -56,6 +56,12 @@ NP_TILE_FUNCTION int np_attention_limit(const np_attention_map *map, int i) {
   return i + 1 > map->prefix ? i + 1 : map->prefix;
 }
 
+/* Pairs of query and key that see each other: S queries of S keys, then S + 1, …, N; S = N: all N². */
+NP_TILE_FUNCTION double np_attention_pairs(int tokens, int prefix) {
+  double N = tokens, S = prefix;
+  return S * S + (N * (N + 1) - S * (S + 1)) / 2;
+}
+
 /* Key j is seen by exactly the queries from this on: 0 … N - 1. */
 NP_TILE_FUNCTION int np_attention_first_query(const np_attention_map *map, int j) { return j < map->prefix ? 0 : j; }
 

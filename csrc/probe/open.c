@@ -7,7 +7,6 @@
 #include "util/log.h"
 
 #include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,35 +22,22 @@ static bool is_file(const char *path) {
   return stat(path, &about) == 0 && S_ISREG(about.st_mode);
 }
 
-/* N of "step-N"; -1 for another name. */
-static int64_t step_of(const char *name) {
-  char *end;
-  if (strncmp(name, "step-", 5) || !isdigit((unsigned char)name[5])) return -1;
-  errno = 0;
-  long long step = strtoll(name + 5, &end, 10);
-  return *end || errno ? -1 : step;
-}
-
-/* The newest checkpoint under `folder` that holds a model.safetensors; NULL when there is none. */
-static char *newest_checkpoint(const char *folder) {
-  char *best = NULL;
-  int64_t best_step = -1;
-  DIR *listing = opendir(folder);
-  if (!listing) return NULL;
-  for (struct dirent *entry; (entry = readdir(listing));) {
-    int64_t step = step_of(entry->d_name);
-    if (step <= best_step) continue;
-    char *path = np_format("%s/%s/model.safetensors", folder, entry->d_name);
-    if (is_file(path)) {
-      free(best);
-      best = path;
-      best_step = step;
-    } else {
-      free(path);
-    }
+/* The newest checkpoint of a run that holds a model.safetensors; *out is NULL when there is none. */
+static np_status newest_checkpoint(const char *run, char **out) {
+  np_status st = NP_OK;
+  int64_t *steps = NULL;
+  int count = 0;
+  *out = NULL;
+  NP_TRY(np_checkpoint_list(run, &steps, &count));
+  for (int i = count - 1; i >= 0 && !*out; i--) {
+    char *folder = np_checkpoint_path(run, steps[i]), *path = np_path_join(folder, NP_CHECKPOINT_MODEL);
+    if (is_file(path)) *out = path;
+    else free(path);
+    free(folder);
   }
-  closedir(listing);
-  return best;
+out:
+  free(steps);
+  return st;
 }
 
 np_status np_open_locate(const char *model, char **out) {
@@ -65,18 +51,20 @@ np_status np_open_locate(const char *model, char **out) {
     *out = np_format("%s", model);
     return NP_OK;
   }
-  char *direct = np_path_join(model, "model.safetensors"), *checkpoints = np_path_join(model, "checkpoints");
+  np_status st = NP_OK;
+  char *direct = np_path_join(model, NP_CHECKPOINT_MODEL);
   if (is_file(direct)) {
     *out = direct;
-    direct = NULL;
-  } else {
-    *out = newest_checkpoint(checkpoints);
+    return NP_OK;
   }
+  NP_TRY(newest_checkpoint(model, out));
+  if (!*out)
+    st = np_error(NP_ERR_ARGUMENT,
+                  "'%s' holds no model: neither model.safetensors nor checkpoints/step-NNNNNNNN/model.safetensors",
+                  model);
+out:
   free(direct);
-  free(checkpoints);
-  if (*out) return NP_OK;
-  return np_error(NP_ERR_ARGUMENT,
-                  "'%s' holds no model: neither model.safetensors nor checkpoints/step-N/model.safetensors", model);
+  return st;
 }
 
 /* ---- recipe ---- */

@@ -34,9 +34,9 @@ typedef struct np_probe_options {
 } np_probe_options;
 
 /* Train and score the heads of the recipe's grid (probe.lr × probe.weight_decay) with AdamW (betas 0.9 0.999, every
- * head parameter decays), cross-entropy, and cosine with warm-up. The trunk must have been opened with the batch
- * min(probe.batch). Two runs with equal inputs give equal bits. Release the result with np_probe_result_free, also
- * after an error. */
+ * head parameter decays), cross-entropy, and cosine with warm-up. The trunk must have been opened for batches of
+ * probe.batch images at least. Two runs with equal inputs give equal bits. Release the result with
+ * np_probe_result_free, also after an error. */
 np_status np_probe_run(np_opened *opened, const np_probe_options *options, np_probe_result *result);
 void np_probe_result_free(np_probe_result *result);
 

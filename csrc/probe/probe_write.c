@@ -3,6 +3,7 @@
 #include "util/file.h"
 
 #include <cjson/cJSON.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,14 +31,16 @@ static cJSON *point_json(const np_probe_point *point) {
 
 static np_status write_json(const np_opened *opened, const np_probe_options *options, const np_probe_result *r,
                             const char *layers) {
+  char seed[24];
   cJSON *json = cJSON_CreateObject();
+  snprintf(seed, sizeof seed, "%" PRIu64, opened->recipe->seed); /* text: JSON's numbers lose bits above 2^53 */
   cJSON_AddStringToObject(json, "model", opened->path);
   cJSON_AddStringToObject(json, "init", options->init);
   cJSON_AddStringToObject(json, "train", options->train);
   cJSON_AddStringToObject(json, "val", options->val);
   cJSON_AddStringToObject(json, "precision", np_model_ops(opened->model)->act == NP_BF16 ? "bf16" : "fp32");
   cJSON_AddStringToObject(json, "layers", layers);
-  cJSON_AddNumberToObject(json, "seed", (double)opened->recipe->seed);
+  cJSON_AddStringToObject(json, "seed", seed);
   cJSON_AddNumberToObject(json, "classes", r->classes);
   cJSON_AddNumberToObject(json, "epochs", opened->recipe->probe.epochs);
   cJSON_AddNumberToObject(json, "batch", r->batch);

@@ -121,6 +121,8 @@ typedef struct np_recipe {
 /* Read `path` (NULL: only defaults), apply `overrides` ("model.width=384") in order, check everything. One error line: file, line
  * (or "command line"), key, value, what is allowed. *out is valid only on NP_OK; release with np_recipe_free. */
 np_status np_recipe_load(const char *path, const char *const *overrides, int override_count, np_recipe **out);
+/* The same for a run: also refuses images of one patch, of which a trunk has features, but which leave nothing to predict. */
+np_status np_recipe_load_to_train(const char *path, const char *const *overrides, int override_count, np_recipe **out);
 /* The same from text; `name` stands in messages. */
 np_status np_recipe_parse(const char *text, size_t size, const char *name, const char *const *overrides, int override_count,
                           np_recipe **out);

@@ -9,6 +9,7 @@
 typedef struct check {
   np_recipe *recipe;
   const np_origins *origins;
+  bool trains; /* the recipe is to be trained */
 } check;
 
 /* sizeof makes the compiler check that the struct has the field. */
@@ -59,7 +60,16 @@ static np_status check_model(check c) {
     return np_origin_error(c.origins, KEY(model.patch_size), KEY(model.image_size),
                            " does not divide model.image_size [%d, %d]; allowed: a divisor of both", m->image_size[0],
                            m->image_size[1]);
+  if (c.trains && np_recipe_tokens(m) < 2)
+    return np_origin_error(c.origins, KEY(model.image_size), KEY(model.patch_size),
+                           " is one patch of model.patch_size %d, and none is left to predict; allowed: two patches or "
+                           "more",
+                           m->patch_size);
   if (m->channels == 2) return np_origin_error(c.origins, KEY(model.channels), NULL, ": expected 1 (grey) or 3 (RGB)");
+  if (m->pixel_target == NP_TARGET_STANDARDISED && np_recipe_patch_values(m) < 2)
+    return np_origin_error(c.origins, KEY(model.patch_size), NULL,
+                           " makes patches of a single value, which has no deviation for model.pixel_target "
+                           "standardised; allowed: a larger patch, or model.pixel_target: raw");
   if (m->width % 4 != 0)
     return np_origin_error(c.origins, KEY(model.width), NULL,
                            ": expected a multiple of 4 (the position table has four parts)");
@@ -152,8 +162,8 @@ static np_status check_probe(check c) {
   return pair(c, KEY(probe.crop_scale), p->crop_scale);
 }
 
-np_status np_recipe_check(np_recipe *recipe, const np_origins *origins) {
-  check c = {recipe, origins};
+np_status np_recipe_check(np_recipe *recipe, const np_origins *origins, bool trains) {
+  check c = {recipe, origins, trains};
   np_status st;
   NP_TRY(ranges(c));
   NP_TRY(check_model(c));

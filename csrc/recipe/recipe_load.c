@@ -174,7 +174,7 @@ out:
 
 /* `text` NULL: defaults and overrides alone. */
 static np_status load(const char *text, size_t size, const char *name, const char *const *overrides, int count,
-                      np_recipe **out) {
+                      bool trains, np_recipe **out) {
   np_status st = NP_OK;
   *out = NULL;
   loader *l = calloc(1, sizeof *l);
@@ -186,7 +186,7 @@ static np_status load(const char *text, size_t size, const char *name, const cha
   NP_TRY(apply_defaults(l));
   if (text) NP_TRY(apply_text(l, text, size, name));
   for (int i = 0; i < count; i++) NP_TRY(apply_override(l, overrides[i]));
-  NP_TRY(np_recipe_check(l->recipe, &l->origins));
+  NP_TRY(np_recipe_check(l->recipe, &l->origins, trains));
   *out = l->recipe;
   l->recipe = NULL;
 out:
@@ -201,18 +201,26 @@ np_status np_recipe_parse(const char *text, size_t size, const char *name, const
   *out = NULL;
   if (size > FILE_LIMIT)
     return np_error(NP_ERR_ARGUMENT, "%s: %zu bytes; a recipe has at most %d", name, size, (int)FILE_LIMIT);
-  return load(text, size, name, overrides, override_count, out);
+  return load(text, size, name, overrides, override_count, false, out);
 }
 
-np_status np_recipe_load(const char *path, const char *const *overrides, int override_count, np_recipe **out) {
+static np_status load_file(const char *path, const char *const *overrides, int count, bool trains, np_recipe **out) {
   char *text = NULL;
   size_t size = 0;
   *out = NULL;
-  if (!path) return load(NULL, 0, "defaults", overrides, override_count, out);
+  if (!path) return load(NULL, 0, "defaults", overrides, count, trains, out);
   np_status st = np_file_read(path, FILE_LIMIT, &text, &size);
-  if (st == NP_OK) st = load(text, size, path, overrides, override_count, out);
+  if (st == NP_OK) st = load(text, size, path, overrides, count, trains, out);
   free(text);
   return st;
+}
+
+np_status np_recipe_load(const char *path, const char *const *overrides, int override_count, np_recipe **out) {
+  return load_file(path, overrides, override_count, false, out);
+}
+
+np_status np_recipe_load_to_train(const char *path, const char *const *overrides, int override_count, np_recipe **out) {
+  return load_file(path, overrides, override_count, true, out);
 }
 
 void np_recipe_free(np_recipe *recipe) {

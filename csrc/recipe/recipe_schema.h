@@ -103,8 +103,9 @@ typedef struct np_origins {
 np_status np_origin_error(const np_origins *origins, const np_key *key, const np_key *other, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* Every range and combination; also puts N-1 for a largest prefix of -1. */
-np_status np_recipe_check(np_recipe *recipe, const np_origins *origins);
+/* Every range and combination, and where the recipe is to be trained what that takes; also puts N-1 for a largest
+ * prefix of -1. */
+np_status np_recipe_check(np_recipe *recipe, const np_origins *origins, bool trains);
 
 /* `text` as a double-quoted YAML scalar, malloc'ed. Bytes that are not UTF-8 stay as they are: a YAML reader refuses
  * them. */

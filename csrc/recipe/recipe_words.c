@@ -1,5 +1,6 @@
 /* What messages and --help say about a key: what is allowed, which key was meant. */
 #include "recipe/recipe_schema.h"
+#include "util/nearest.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -49,24 +50,6 @@ const char *np_key_allowed(const np_key *key, char text[NP_ALLOWED_ROOM]) {
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
-/* Levenshtein distance; names longer than any key are far from all. */
-static size_t distance(const char *a, const char *b) {
-  enum { ROOM = 64 };
-  size_t row[ROOM + 1], na = strlen(a), nb = strlen(b);
-  if (na > ROOM || nb > ROOM) return ROOM;
-  for (size_t j = 0; j <= nb; j++) row[j] = j;
-  for (size_t i = 1; i <= na; i++) {
-    size_t corner = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= nb; j++) {
-      size_t up = row[j];
-      row[j] = smaller(smaller(up, row[j - 1]) + 1, corner + (a[i - 1] != b[j - 1]));
-      corner = up;
-    }
-  }
-  return row[nb];
-}
-
 static const char *last_part(const char *name) {
   const char *dot = strrchr(name, '.');
   return dot ? dot + 1 : name;
@@ -108,15 +91,14 @@ const char *np_key_suggest(const char *dotted, char *text, size_t room) {
   }
   /* A slip of the finger: at most a third of the letters. Whole names and, for a word without a dot, last parts. */
   const char *best = NULL;
-  size_t best_distance = strlen(dotted) / 3 + 1;
+  int fewest = (int)strlen(dotted) / 3 + 1;
   char section[32];
   for (unsigned i = 0; i < np_key_count; i++) {
-    size_t d = distance(dotted, np_keys[i].name);
-    if (!strchr(dotted, '.')) d = smaller(d, distance(dotted, last_part(np_keys[i].name)));
-    if (d < best_distance) best = np_keys[i].name, best_distance = d;
+    int whole = np_edits(dotted, np_keys[i].name), last = np_edits(dotted, last_part(np_keys[i].name));
+    int edits = !strchr(dotted, '.') && last < whole ? last : whole;
+    if (edits < fewest) best = np_keys[i].name, fewest = edits;
     snprintf(section, sizeof section, "%.*s", (int)np_key_section_length(&np_keys[i]), np_keys[i].name);
-    if (*section && !strchr(dotted, '.') && distance(dotted, section) <= 2 &&
-        distance(dotted, section) <= best_distance) {
+    if (*section && !strchr(dotted, '.') && np_edits(dotted, section) <= 2 && np_edits(dotted, section) <= fewest) {
       snprintf(text, room, "did you mean %s?", section);
       return text;
     }

@@ -1,8 +1,10 @@
 /* The folder of a run: one process at a time, and a record of what was started.
  *
- *   RUN/recipe.yaml   the whole recipe, defaults included       RUN/run.json   version, commit, seed, command line,
- * host, … RUN/lock          held while a process trains               RUN/metrics.jsonl, RUN/events.out.tfevents.*
- * (metrics.h)
+ *   RUN/recipe.yaml                                  the whole recipe, defaults included
+ *   RUN/run.json                                     version, commit, seed, command line, host, …
+ *   RUN/lock                                         held while a process trains
+ *   RUN/metrics.jsonl, RUN/events.out.tfevents.*     see metrics.h
+ *   RUN/checkpoints/                                 see checkpoint/checkpoint.h
  */
 #ifndef NP_TRAIN_RUN_FOLDER_H
 #define NP_TRAIN_RUN_FOLDER_H

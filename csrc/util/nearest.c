@@ -1,5 +1,6 @@
 #include "util/nearest.h"
 
+#include <limits.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -8,8 +9,10 @@ enum { LONGEST = 63 }; /* longer words are nobody's typing error */
 static int least(int a, int b) { return a < b ? a : b; }
 
 /* Optimal string alignment distance; three rows are enough since a swap looks two rows back. */
-static int edits(const char *a, int a_length, const char *b, int b_length) {
+int np_edits(const char *a, const char *b) {
   int rows[3][LONGEST + 1];
+  if (strlen(a) > LONGEST || strlen(b) > LONGEST) return INT_MAX;
+  const int a_length = (int)strlen(a), b_length = (int)strlen(b);
   for (int j = 0; j <= b_length; j++) rows[0][j] = j;
   for (int i = 1; i <= a_length; i++) {
     int *row = rows[i % 3], *above = rows[(i + 2) % 3], *above2 = rows[(i + 1) % 3];
@@ -27,13 +30,10 @@ const char *np_nearest(const char *word, const char *const *words, int count) {
   const char *best = NULL;
   int fewest = 4;
   size_t length = strlen(word);
-  if (length > LONGEST) return NULL;
   for (int i = 0; i < count; i++) {
-    size_t other = strlen(words[i]);
-    if (other > LONGEST) continue;
-    int distance = edits(word, (int)length, words[i], (int)other);
-    int longer = (int)(length > other ? length : other);
-    if (distance < fewest && 3 * distance <= longer) {
+    size_t other = strlen(words[i]), longer = length > other ? length : other;
+    int distance = np_edits(word, words[i]);
+    if (distance < fewest && 3 * (size_t)distance <= longer) {
       fewest = distance;
       best = words[i];
     }

@@ -96,6 +96,12 @@ static void wrong_recipes(void **state) {
   assert_refused("model.patch_size");
   RUN("plan", demo, "gpus=0");
   assert_refused("gpus=0");
+  RUN("pretrain", demo, "model.patch_size=32", "data.prefix=[0, 0]");
+  assert_refused("demo.yaml:3: model.image_size: [32, 32] is one patch");
+  RUN("bench", "step", demo, "model.patch_size=32");
+  assert_refused("model.image_size: [32, 32] is one patch");
+  RUN("plan", demo, "model.patch_size=32");
+  assert_refused("model.image_size: [32, 32] is one patch");
   setenv("CUDA_VISIBLE_DEVICES", "", 1); /* where there is a GPU, too */
   RUN("pretrain", demo, "backend=cuda", "data.train=" NP_SOURCE_DIR, "run.dir=/nonexistent/run");
   assert_refused("backend: cuda: ");

@@ -73,11 +73,11 @@ static int setup(void **state) {
   weights = malloc((size_t)params.total * sizeof *weights);
   np_params_init(&params, 8, weights);
   /* Two checkpoints, the older one unreadable, and names that look newer to a text sort or are no checkpoints. */
-  write_model("run/checkpoints/step-70");
-  assert_int_equal(np_folder_make(at("run/checkpoints/step-9")), NP_OK);
-  assert_int_equal(np_file_write(at("run/checkpoints/step-9/model.safetensors"), "old", 3), NP_OK);
-  assert_int_equal(np_folder_make(at("run/checkpoints/step-99")), NP_OK);
-  assert_int_equal(np_folder_make(at("run/checkpoints/step-100.tmp")), NP_OK);
+  write_model("run/checkpoints/step-100000000");
+  assert_int_equal(np_folder_make(at("run/checkpoints/step-99999999")), NP_OK);
+  assert_int_equal(np_file_write(at("run/checkpoints/step-99999999/model.safetensors"), "old", 3), NP_OK);
+  assert_int_equal(np_folder_make(at("run/checkpoints/step-100000001")), NP_OK);
+  assert_int_equal(np_folder_make(at("run/checkpoints/step-100000002.tmp")), NP_OK);
   return 0;
 }
 
@@ -177,10 +177,14 @@ static void same_bits_twice(void **state) {
   (void)state;
   for (int i = 0; i < 2; i++) {
     RUN("probe", at("run"), key("data", "set"), "init=random", key("out", i ? "b.safetensors" : "a.safetensors"),
-        i ? "data.workers=1" : "data.workers=3", "layers=1-2");
+        i ? "data.workers=1" : "data.workers=3", "layers=1-2", "seed=18446744073709551615");
     assert_success();
     assert_non_null(strstr(result.out, "random trunk"));
   }
+  cJSON *probe = json_of(at("a.json")), *seed = cJSON_GetObjectItemCaseSensitive(probe, "seed");
+  assert_true(cJSON_IsString(seed));
+  assert_string_equal(seed->valuestring, "18446744073709551615"); /* a number would lose its last bits */
+  cJSON_Delete(probe);
   np_safetensors *files[2];
   assert_int_equal(np_safetensors_open(at("a.safetensors"), &files[0]), NP_OK);
   assert_int_equal(np_safetensors_open(at("b.safetensors"), &files[1]), NP_OK);

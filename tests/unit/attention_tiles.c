@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 static void check(const np_attention_map *map) {
-  int n = map->tokens;
+  int n = map->tokens, all = 0;
   for (int i = 0; i < n; i++) {
     int seen = 0;
     for (int j = 0; j < n; j++) {
@@ -20,7 +20,9 @@ static void check(const np_attention_map *map) {
       assert_int_equal(sees, i >= np_attention_first_query(map, j));
     }
     assert_int_equal(seen, np_attention_limit(map, i));
+    all += seen;
   }
+  assert_true(np_attention_pairs(n, map->prefix) == all);
   int tiles = np_attention_query_tiles(map);
   assert_true(tiles * map->queries >= n && (tiles - 1) * map->queries < n);
   for (int t = 0; t < tiles; t++) {

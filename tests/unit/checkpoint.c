@@ -245,6 +245,24 @@ static void keep_rules(void **state) {
   assert_true(step_exists(*state, 45));
 }
 
+/* A step has one folder, the one that np_checkpoint_path names: what is called otherwise is nobody's checkpoint. */
+static void other_names(void **state) {
+  static const char *const names[] = {"step-",          "step-5",        "step-+5",        "step- 5",
+                                      "step-000000005", "step--0000005", "step-00000005x", "step-99999999999999999999"};
+  int64_t *steps;
+  int count;
+  assert_ok(save(*state, 4));
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    char *path = np_format("%s/" NP_CHECKPOINT_FOLDER "/%s", (char *)*state, names[i]);
+    assert_ok(np_folder_make(path));
+    free(path);
+  }
+  assert_ok(np_checkpoint_list(*state, &steps, &count));
+  assert_int_equal(count, 1);
+  assert_int_equal(steps[0], 4);
+  free(steps);
+}
+
 static void leftovers_go(void **state) {
   char *tmp = np_format("%s/checkpoints/.step-00000020.tmp", (char *)*state), *file = np_path_join(tmp, "x");
   char *old = np_format("%s/checkpoints/.step-00000010.old", (char *)*state);
@@ -298,8 +316,8 @@ int main(void) {
   np_log_set_level(NP_LOG_QUIET); /* each refusal that is fallen back from is a warning */
 #define TEST(name) cmocka_unit_test_setup_teardown(name, temp_setup, temp_teardown)
   const struct CMUnitTest tests[] = {
-      TEST(read_back),   TEST(another_model), TEST(none_there),   TEST(damage_is_refused),
-      TEST(all_damaged), TEST(keep_rules),    TEST(leftovers_go), TEST(full_disk),
+      TEST(read_back),  TEST(another_model), TEST(none_there),   TEST(damage_is_refused), TEST(all_damaged),
+      TEST(keep_rules), TEST(other_names),   TEST(leftovers_go), TEST(full_disk),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -153,21 +153,24 @@ static bool listed(const np_model *m, const np_pass *pass) {
   return false;
 }
 
-/* Sizes are at least the rows, as few more as said, and any number that fits the head has one that is listed. */
+/* Sizes are at least the rows, as few more as said, and any number that may come and fits the head has one that is
+ * listed. */
 static void check_sizes(const np_recipe_model *config, int batch, int step, int smallest, int largest, int most) {
   np_model m = sized(config, batch, step, smallest, largest);
+  const int64_t each_least = np_model_targets(config, 1, &largest), each_most = np_model_targets(config, 1, &smallest);
   ok(np_model_list_passes(&m, true));
   assert_in_range(m.recorded_count, 1, most);
   for (int halves = 1; halves <= 2; halves++) {
     const int count = (batch + halves - 1) / halves;
     const np_row_sizes sizes = np_model_row_sizes(&m, count);
-    bool cut = (int64_t)batch * (np_model_tokens(&m) - 1) > m.options.head_rows;
+    bool cut = batch * each_most > m.options.head_rows;
     int64_t all = (int64_t)count * np_model_tokens(&m);
     assert_int_equal(sizes.most, all < m.options.head_rows ? all : m.options.head_rows);
-    for (int64_t rows = 1, size; rows <= sizes.most && (count == batch || cut); rows++) {
+    for (int64_t rows = 1, size; rows <= sizes.most; rows++) {
       size = np_row_size(&sizes, rows);
       assert_true(size >= rows && size <= sizes.most && np_row_size(&sizes, size) == size);
       if (rows > sizes.least && rows <= sizes.fine) assert_true(size < rows + sizes.step);
+      if (rows < count * each_least || rows > count * each_most || (count < batch && !cut)) continue;
       for (int first = 0; first < 2; first++)
         if (first || step > batch)
           assert_true(listed(&m, &(np_pass){.count = count, .rows = size, .first = first, .bytes = true}));
@@ -185,11 +188,58 @@ static void sizes_are_few_and_fine_where_passes_are(void **state) {
   check_sizes(&m, 64, 256, 1, 255, 60);
   check_sizes(&m, 255, 510, 1, 255, 60);
   check_sizes(&m, 1, 8, 0, 255, 60);
-  check_sizes(&m, 128, 128, 0, 0, 2); /* causal */
+  check_sizes(&m, 128, 128, 0, 0, 1); /* causal: always as many */
   check_sizes(&m, 1024, 4096, 100, 200, 60);
   check_sizes(&small, 3, 3, 1, N - 1, 8);
   np_model odd = sized(&m, 96, 256, 1, 255);
   assert_int_equal(np_model_list_passes(&odd, true), NP_ERR_ARGUMENT);
+}
+
+/* The passes that `count` images come to: one, or those of their halves. */
+static void check_cut(const np_model *m, int count, const int32_t *prefix, bool first) {
+  const np_row_sizes sizes = np_model_row_sizes(m, count);
+  const int half = (count + 1) / 2;
+  int64_t size = np_row_size(&sizes, np_model_targets(&m->config, count, prefix));
+  if (count > 1 && size > m->options.head_rows) {
+    check_cut(m, half, prefix, first);
+    check_cut(m, count - half, prefix + half, false);
+  } else if (!listed(m, &(np_pass){.count = count, .rows = size, .first = first, .bytes = true})) {
+    fail_msg("%d of %d images with prefixes of %d..%d: %lld rows, first %d, are not listed", count, m->options.batch,
+             m->options.prefix[0], m->options.prefix[1], (long long)size, first);
+  }
+}
+
+/* Whatever is drawn: the first images' prefixes small, the others' large, in every share, and any mixture. */
+static void check_draws(const np_recipe_model *config, int batch, int smallest, int largest) {
+  np_model m = sized(config, batch, 2 * batch, smallest, largest);
+  int32_t *prefix = malloc((size_t)batch * sizeof *prefix);
+  assert_non_null(prefix);
+  if (np_model_list_passes(&m, true) != NP_OK)
+    fail_msg("%d images, prefixes %d..%d: %s", batch, smallest, largest, np_error_message());
+  for (int small_ones = 0; small_ones <= batch; small_ones++)
+    for (int kind = 0; kind < 3; kind++) {
+      for (int i = 0; i < batch; i++) {
+        bool is_small = kind == 0 ? i < small_ones : kind == 1 ? i >= batch - small_ones : false;
+        int any = (int)(noise((uint32_t)(batch * small_ones + i)) * 0x1p14f + 0x1p14f);
+        prefix[i] = kind == 2 ? smallest + any % (largest - smallest + 1) : is_small ? smallest : largest;
+      }
+      for (int first = 0; first < 2; first++) check_cut(&m, batch, prefix, first);
+    }
+  free(prefix);
+}
+
+/* No recipe has more passes than there is room for: ranges wide and narrow, batches odd and even. */
+static void every_pass_of_any_recipe_is_listed(void **state) {
+  (void)state;
+  static const int batches[] = {1, 2, 3, 5, 7, 31, 64, 85, 127, 425, 1023};
+  static const int ranges[][2] = {{0, 255},   {1, 255},   {0, 0},     {0, 1},     {1, 1},     {0, 2},   {1, 2},
+                                  {240, 255}, {254, 255}, {255, 255}, {100, 200}, {128, 130}, {1, 128}, {17, 40}};
+  const np_recipe_model m = {.image_size = {224, 224}, .channels = 3, .patch_size = 14};
+  for (size_t b = 0; b < sizeof batches / sizeof *batches; b++)
+    for (size_t r = 0; r < sizeof ranges / sizeof *ranges; r++) check_draws(&m, batches[b], ranges[r][0], ranges[r][1]);
+  for (int batch = 1; batch < 40; batch++)
+    for (int smallest = 0; smallest < N; smallest++)
+      for (int largest = smallest; largest < N; largest++) check_draws(&small, batch, smallest, largest);
 }
 
 /* Where the prefixes are not known: at most 32 sizes. */
@@ -291,6 +341,7 @@ int main(void) {
       cmocka_unit_test(recomputing_changes_no_bit),
       cmocka_unit_test(recomputing_takes_less_memory),
       cmocka_unit_test(sizes_are_few_and_fine_where_passes_are),
+      cmocka_unit_test(every_pass_of_any_recipe_is_listed),
       cmocka_unit_test(sizes_of_any_pass),
       cmocka_unit_test(replays_change_no_bit),
       cmocka_unit_test(another_pass_is_an_error),

@@ -1,5 +1,6 @@
 #include "util/nearest.h"
 
+#include <limits.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -19,6 +20,14 @@ static void finds_typing_errors(void **state) {
   assert_string_equal(np_nearest("model.widht", words, COUNT), "model.width");
 }
 
+static void counts_edits(void **state) {
+  (void)state;
+  assert_int_equal(np_edits("seed", "seed"), 0);
+  assert_int_equal(np_edits("sede", "seed"), 1);
+  assert_int_equal(np_edits("", "seed"), 4);
+  assert_int_equal(np_edits("kitten", "sitting"), 3);
+}
+
 static void leaves_strangers_alone(void **state) {
   (void)state;
   assert_null(np_nearest("", words, COUNT));
@@ -29,6 +38,7 @@ static void leaves_strangers_alone(void **state) {
   for (int i = 0; i < 199; i++) endless[i] = 'p';
   endless[199] = 0;
   assert_null(np_nearest(endless, words, COUNT));
+  assert_int_equal(np_edits(endless, endless), INT_MAX);
 }
 
 static void takes_the_nearest(void **state) {
@@ -41,6 +51,7 @@ static void takes_the_nearest(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(finds_typing_errors),
+      cmocka_unit_test(counts_edits),
       cmocka_unit_test(leaves_strangers_alone),
       cmocka_unit_test(takes_the_nearest),
   };

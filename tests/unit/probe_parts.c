@@ -98,14 +98,19 @@ static void locate(void **state) {
   assert_non_null(mkdtemp(root));
   assert_int_equal(np_open_locate(root, &got), NP_ERR_ARGUMENT);
   assert_null(got);
-  touch(root, "checkpoints/step-9");
-  touch(root, "checkpoints/step-00000010"); /* newer than 9 as a number */
-  touch(root, "checkpoints/step-11x");
-  touch(root, "checkpoints/step--12");
+  touch(root, "checkpoints/step-99999999");
+  touch(root, "checkpoints/step-100000000"); /* newer as a number */
+  touch(root, "checkpoints/step-100000001x");
+  touch(root, "checkpoints/step--100000002");
+  touch(root, "checkpoints/step-+100000003");
+  touch(root, "checkpoints/step-0100000004");
   touch(root, "checkpoints/last");
-  check_located(root, "", "checkpoints/step-00000010/model.safetensors");
-  check_located(root, "checkpoints/step-9", "checkpoints/step-9/model.safetensors");
-  check_located(root, "checkpoints/step-9/model.safetensors", "checkpoints/step-9/model.safetensors");
+  char *empty = np_path_join(root, "checkpoints/step-100000005");
+  assert_int_equal(np_folder_make(empty), NP_OK);
+  free(empty);
+  check_located(root, "", "checkpoints/step-100000000/model.safetensors");
+  check_located(root, "checkpoints/last", "checkpoints/last/model.safetensors");
+  check_located(root, "checkpoints/last/model.safetensors", "checkpoints/last/model.safetensors");
   assert_int_equal(np_open_locate("/nowhere/at/all", &got), NP_ERR_ARGUMENT);
   assert_int_equal(np_folder_remove(root), NP_OK);
 }

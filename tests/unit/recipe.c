@@ -96,6 +96,7 @@ static void unknown_keys(void **state) {
   bad("seed: 1\ntrain:\n  stepz: 3\n", "r.yaml:3: train.stepz: no such key; did you mean train.steps?");
   bad("train:\n  batch: 4\n  lr: 3\n", "r.yaml:3: train.lr: no such key; did you mean optim.lr or probe.lr?");
   bad("mdoel: {width: 3}\n", "r.yaml:1: mdoel: no such key; did you mean model?");
+  bad("sede: 3\n", "r.yaml:1: sede: no such key; did you mean seed?"); /* a swap is one slip */
   bad("\ntrain.steps: 3\n",
       "r.yaml:2: train.steps: no such key; in a file write it under its section, train: {steps: ...}");
   bad("run: {zzzzzzzz: 3}\n", "r.yaml:1: run.zzzzzzzz: no such key; keys of run: dir, resume");
@@ -242,7 +243,28 @@ static void combinations(void **state) {
   bad("probe: {layers: [1, 2, 1]}\n", "r.yaml:1: probe.layers: [1, 2, 1] names block 1 twice; allowed: each once");
   bad_override("train.micro_batch=3",
                "command line: train.micro_batch=3 does not divide train.batch 4096; allowed: a divisor of it, or 0");
+  bad("model: {channels: 1, patch_size: 1}\n",
+      "r.yaml:1: model.patch_size: 1 makes patches of a single value, which has no deviation for model.pixel_target "
+      "standardised; allowed: a larger patch, or model.pixel_target: raw");
+  np_recipe_free(good("model: {channels: 1, patch_size: 1, pixel_target: raw}\n", NULL, 0));
+  np_recipe_free(good("model: {channels: 3, patch_size: 1}\n", NULL, 0));
   np_recipe_free(good("model: {image_size: [14, 14]}\ndata: {prefix: [0, 0]}\n", NULL, 0));
+}
+
+/* A single patch has features, but nothing to predict. */
+static void what_training_takes(void **state) {
+  (void)state;
+  const char *one[] = {"model.image_size=[14, 14]", "data.prefix=[0, 0]"}, *large[] = {"model.patch_size=224"};
+  np_recipe *recipe = NULL;
+  expect_error(np_recipe_load_to_train(NULL, one, 2, &recipe), recipe,
+               "command line: model.image_size=[14, 14] is one patch of model.patch_size 14, and none is left to "
+               "predict; allowed: two patches or more");
+  expect_error(np_recipe_load_to_train(NULL, large, 1, &recipe), recipe,
+               "command line: model.image_size=[224, 224] is one patch of model.patch_size 224, and none is left to "
+               "predict; allowed: two patches or more");
+  one[0] = "model.image_size=[14, 28]";
+  if (np_recipe_load_to_train(NULL, one, 2, &recipe) != NP_OK) fail_msg("%s", np_error_message());
+  np_recipe_free(recipe);
 }
 
 /* What YAML would take for its own: indicators, quotes, breaks of every kind. */
@@ -394,10 +416,10 @@ static void missing_file(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(defaults),        cmocka_unit_test(file_and_overrides), cmocka_unit_test(unknown_keys),
-      cmocka_unit_test(wrong_types),     cmocka_unit_test(documents),          cmocka_unit_test(hostile_documents),
-      cmocka_unit_test(ranges),          cmocka_unit_test(combinations),       cmocka_unit_test(round_trip),
-      cmocka_unit_test(shipped_recipes), cmocka_unit_test(missing_file),
+      cmocka_unit_test(defaults),    cmocka_unit_test(file_and_overrides), cmocka_unit_test(unknown_keys),
+      cmocka_unit_test(wrong_types), cmocka_unit_test(documents),          cmocka_unit_test(hostile_documents),
+      cmocka_unit_test(ranges),      cmocka_unit_test(combinations),       cmocka_unit_test(what_training_takes),
+      cmocka_unit_test(round_trip),  cmocka_unit_test(shipped_recipes),    cmocka_unit_test(missing_file),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
