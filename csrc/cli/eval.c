@@ -5,13 +5,14 @@
 #include "util/file.h"
 
 #include <cjson/cJSON.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 static const np_cli_word keys[] = {
-    {"data", "folder of class folders; a folder that holds train/ and val/ stands for its val/"},
+    {"data", "folder of class folders; a folder that holds train/ and val/ (or test/) stands for the latter"},
     {"head", "file with the attentive head; default: MODEL's own"},
     {"layers",
      "blocks to average: 2,3,4 or 14-19 or last (the last six); default: those the head was trained on, else last"},
@@ -178,7 +179,11 @@ static np_status run(const np_cli_options *options) {
   int64_t batch = 64;
   char *folder = NULL;
   if (!data) return np_error(NP_ERR_ARGUMENT, "eval: needs data=FOLDER, a folder of class folders");
-  folder = has_folder(data, "train") && has_folder(data, "val") ? np_path_join(data, "val") : np_format("%s", data);
+  const char *held_out = !has_folder(data, "train")  ? NULL
+                         : has_folder(data, "val")  ? "val"
+                         : has_folder(data, "test") ? "test"
+                                                    : NULL;
+  folder = held_out ? np_path_join(data, held_out) : np_format("%s", data);
   NP_TRY(np_cli_integer(options, "batch", 1, 65536, &batch));
   if (json) NP_TRY(np_cli_check_output("json", json));
   e.batch = (int)batch;
@@ -195,6 +200,11 @@ static np_status run(const np_cli_options *options) {
     goto out;
   }
   NP_TRY(np_evaluate(&e.features, e.heads, 1, e.classes, e.set, e.batch, &e.score, e.per_class));
+  if (!isfinite(e.score.loss)) {
+    st = np_error(NP_ERR_NUMERIC, "%s: its outputs are not finite: loss %g over %lld images", e.opened.path,
+                  e.score.loss, (long long)e.score.images);
+    goto out;
+  }
   print_result(&e, np_cli_flag(options, "per-class"));
   if (json) NP_TRY(write_json(&e, folder, json));
 out:

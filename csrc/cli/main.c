@@ -33,7 +33,8 @@ static void print_help(FILE *to) {
   fprintf(to, "\n'nextpatch COMMAND --help' tells more, with examples; 'nextpatch --version' prints the version.\n\n"
               "exit status: 0 done, 1 error, 2 wrong command line or recipe, 75 stopped by a signal after saving\n\n"
               "example:\n"
-              "  nextpatch synth images && nextpatch pretrain recipes/demo.yaml data.train=images/train\n");
+              "  nextpatch synth images && nextpatch pretrain recipes/demo.yaml data.train=images/train \\\n"
+              "    run.dir=runs/demo\n");
 }
 
 static np_status find(const char *name, const struct command **out) {

@@ -99,13 +99,15 @@ out:
   return st;
 }
 
-static np_status draw_all(const np_cli_options *options, const char *folder, np_report_picture *pictures, int *count) {
+static np_status draw_all(const np_cli_options *options, const char *folder, np_report_picture *pictures, int *count,
+                          bool *standardised) {
   np_status st;
   np_opened opened = {0};
   np_dataset *dataset = NULL;
   const np_open_options how = {.batch = 1, .pixel_head = true};
   *count = 0;
   NP_TRY(np_open_model(options->positional[0], &how, &opened));
+  *standardised = opened.recipe->model.pixel_target == NP_TARGET_STANDARDISED;
   NP_TRY(np_dataset_open(folder, false, &dataset));
   int wanted = dataset->count < PICTURES ? (int)dataset->count : PICTURES;
   for (int i = 0; i < wanted; i++) { /* spread over the folder, so over its classes; a damaged image is left out */
@@ -124,18 +126,20 @@ static np_status run(const np_cli_options *options) {
   np_report_score scores[MOST_SCORES];
   np_report_picture pictures[PICTURES] = {{NULL, 0}};
   np_report_content content = {.run = options->positional[0], .scores = scores, .pictures = pictures};
+  bool standardised = false;
   char *fallback = np_path_join(content.run, "report.html"), *images = NULL, *note = NULL;
   const char *out = np_cli_value(options, "out", fallback);
   NP_TRY(read_scores(options, scores, &content.score_count));
   st = choose_images(options, &images);
-  if (st == NP_OK) st = draw_all(options, images, pictures, &content.picture_count);
+  if (st == NP_OK) st = draw_all(options, images, pictures, &content.picture_count, &standardised);
   if (st != NP_OK && np_cli_value(options, "images", NULL)) goto out; /* asked for: not to be left out silently */
   /* Else pictures are the last thing a run has: without a checkpoint or without images there still is a report. */
   if (st != NP_OK) np_warn("no pictures in the report: %s", np_error_message());
   note = np_format("Given, predicted, true: images of %s. Each grey patch is predicted from the true ones before it, "
-                   "in raster order; "
-                   "a prediction is of the patch standardised, its mean and deviation are the true ones.",
-                   images ? images : "");
+                   "in raster order%s.",
+                   images ? images : "",
+                   standardised ? "; a prediction is of the patch standardised, its mean and deviation are the true ones"
+                                : "");
   content.picture_note = note;
   NP_TRY(np_report_write(out, &content));
   printf("%s\n", out);

@@ -230,7 +230,7 @@ static np_status settle(np_loader *loader, slot *s) {
   if (!loader->options.train && damaged > 0) compact(loader, s);
   loader->stats.images += s->batch.count;
   double share = (double)loader->stats.bad / (double)loader->seen;
-  if (loader->stats.bad > FREE_BAD && share > loader->options.max_bad_share)
+  if (loader->stats.bad > (loader->options.max_bad_share > 0 ? FREE_BAD : 0) && share > loader->options.max_bad_share)
     return np_error(NP_ERR_FORMAT, "%lld of %lld images are damaged: more than the allowed share of %g",
                     (long long)loader->stats.bad, (long long)loader->seen, loader->options.max_bad_share);
   return NP_OK;

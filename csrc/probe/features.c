@@ -75,8 +75,14 @@ static np_status put_batch(const np_features *f, sink *to, const np_batch *batch
       for (size_t n = 0; n < tokens; n++) sum += row[n * width + j];
       row[j] = (float)(sum / (double)tokens);
     }
-    NP_TRY(np_file_put(&to->array, row, (to->ndim == 2 ? width : f->image) * sizeof(float)));
+    const size_t values = to->ndim == 2 ? width : f->image;
     const char *path = set->samples[batch->indices[b]].path;
+    for (size_t j = 0; j < values; j++)
+      if (!isfinite(row[j])) {
+        st = np_error(NP_ERR_NUMERIC, "features of '%s' are not finite: value %zu is %g", path, j, (double)row[j]);
+        goto out;
+      }
+    NP_TRY(np_file_put(&to->array, row, values * sizeof(float)));
     NP_TRY(np_file_put(&to->paths, path, strlen(path)));
     NP_TRY(np_file_put(&to->paths, "\n", 1));
   }

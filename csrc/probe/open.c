@@ -22,19 +22,26 @@ static bool is_file(const char *path) {
   return stat(path, &about) == 0 && S_ISREG(about.st_mode);
 }
 
-/* The newest checkpoint of a run that holds a model.safetensors; *out is NULL when there is none. */
+/* The model file of a run's newest checkpoint; *out is NULL when there is none. A checkpoint that lacks a file is
+ * damaged: an older one would be another model than the one asked for. */
 static np_status newest_checkpoint(const char *run, char **out) {
   np_status st = NP_OK;
   int64_t *steps = NULL;
   int count = 0;
   *out = NULL;
   NP_TRY(np_checkpoint_list(run, &steps, &count));
-  for (int i = count - 1; i >= 0 && !*out; i--) {
-    char *folder = np_checkpoint_path(run, steps[i]), *path = np_path_join(folder, NP_CHECKPOINT_MODEL);
-    if (is_file(path)) *out = path;
-    else free(path);
-    free(folder);
+  if (count == 0) goto out;
+  static const char *const needed[] = {NP_CHECKPOINT_MODEL, NP_CHECKPOINT_ABOUT};
+  char *folder = np_checkpoint_path(run, steps[count - 1]);
+  for (int i = 0; i < 2 && st == NP_OK; i++) {
+    char *path = np_path_join(folder, needed[i]);
+    if (!is_file(path))
+      st = np_error(NP_ERR_FORMAT, "checkpoint '%s' is damaged: %s is missing; an older one can be named itself",
+                    folder, needed[i]);
+    free(path);
   }
+  if (st == NP_OK) *out = np_path_join(folder, NP_CHECKPOINT_MODEL);
+  free(folder);
 out:
   free(steps);
   return st;
@@ -128,10 +135,18 @@ static np_status read_recipe(np_opened *opened, const np_open_options *options) 
   const char *text = np_safetensors_metadata(opened->file, "recipe");
   if (!text) return infer_recipe(opened, options);
   opened->own = true;
+  /* The range of prefix lengths is training's, and of the grid trained on: nobody should have to change it for another
+   * grid. The user's words come behind it and win. */
+  const bool other_grid = given(options, "model.image_size") || given(options, "model.patch_size");
+  const char **words = malloc(((size_t)options->override_count + 1) * sizeof *words);
+  if (!words) return np_error(NP_ERR_MEMORY, "%s: out of memory", opened->path);
+  int count = 0;
+  if (other_grid) words[count++] = "data.prefix=[1, -1]";
+  for (int i = 0; i < options->override_count; i++) words[count++] = options->overrides[i];
   char *name = np_format("%s (its recipe)", opened->path);
-  np_status st =
-      np_recipe_parse(text, strlen(text), name, options->overrides, options->override_count, &opened->recipe);
+  np_status st = np_recipe_parse(text, strlen(text), name, words, count, &opened->recipe);
   free(name);
+  free(words);
   return st;
 }
 

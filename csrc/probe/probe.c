@@ -178,12 +178,17 @@ static np_status score(probe *p) {
   np_score *scores = calloc((size_t)r->count, sizeof *scores);
   if (!scores) return np_error(NP_ERR_MEMORY, "probe: out of memory");
   NP_TRY(np_evaluate(&p->features, p->heads, r->count, r->classes, p->val, r->batch, scores, NULL));
-  r->best = 0;
+  r->best = -1;
   for (int g = 0; g < r->count; g++) {
-    const np_score *best = &scores[r->best];
+    const np_score *best = r->best < 0 ? NULL : &scores[r->best];
     r->points[g].score = scores[g];
-    if (scores[g].top1 > best->top1 || (scores[g].top1 == best->top1 && scores[g].top5 > best->top5)) r->best = g;
+    if (!isfinite(scores[g].loss)) continue; /* it learnt nothing that could be used */
+    if (!best || scores[g].top1 > best->top1 || (scores[g].top1 == best->top1 && scores[g].top5 > best->top5))
+      r->best = g;
   }
+  if (r->best < 0)
+    st = np_error(NP_ERR_NUMERIC,
+                  "probe: no head's outputs are finite; expected smaller probe.lr, or a trunk whose features are finite");
 out:
   free(scores);
   return st;

@@ -152,9 +152,9 @@ static np_status check_probe(check c) {
     if (p->layers[i] >= blocks)
       return np_origin_error(c.origins, key, KEY(model.blocks), " names block %d; allowed: 0..%d, model.blocks is %d",
                              p->layers[i], blocks - 1, blocks);
-    for (unsigned j = 0; j < i; j++)
-      if (p->layers[j] == p->layers[i])
-        return np_origin_error(c.origins, key, NULL, " names block %d twice; allowed: each once", p->layers[i]);
+    if (i > 0 && p->layers[i] <= p->layers[i - 1])
+      return np_origin_error(c.origins, key, NULL, " names block %d behind %d; allowed: ascending, each once",
+                             p->layers[i], p->layers[i - 1]);
   }
   if (p->lr_count == 0) return np_origin_error(c.origins, KEY(probe.lr), NULL, ": expected at least one value");
   if (p->weight_decay_count == 0)

@@ -186,6 +186,8 @@ static np_status steps_until_done(np_trainer *t) {
                      .before = t->state.seconds,
                      .start_step = t->state.step,
                      .last_step = t->state.step}};
+  /* On the CPU a queued step is done: read later, it would be given the time of the next. */
+  const bool ahead = t->choice.backend != NP_BACKEND_CPU;
   while (l.queued < t->recipe->train.steps && !np_interrupt_signal()) {
     NP_TRY(np_loader_next(t->loader, &batch));
     if (!batch) {
@@ -194,7 +196,7 @@ static np_status steps_until_done(np_trainer *t) {
     }
     NP_TRY(queue_step(&l, batch));
     bool keep = l.queued % t->recipe->checkpoint.every == 0 || l.queued == t->recipe->train.steps;
-    NP_TRY(settle(&l, keep ? 0 : AHEAD - 1));
+    NP_TRY(settle(&l, keep || !ahead ? 0 : AHEAD - 1));
     if (keep) NP_TRY(save(t));
   }
   st = settle(&l, 0);

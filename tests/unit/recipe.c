@@ -240,7 +240,7 @@ static void combinations(void **state) {
       "r.yaml:3: train.micro_batch: 4 does not divide train.batch 10; allowed: a divisor of it, or 0");
   bad("probe: {layers: [1, 24]}\n",
       "r.yaml:1: probe.layers: [1, 24] names block 24; allowed: 0..23, model.blocks is 24");
-  bad("probe: {layers: [1, 2, 1]}\n", "r.yaml:1: probe.layers: [1, 2, 1] names block 1 twice; allowed: each once");
+  bad("probe: {layers: [1, 2, 1]}\n", "r.yaml:1: probe.layers: [1, 2, 1] names block 1 behind 2; allowed: ascending, each once");
   bad_override("train.micro_batch=3",
                "command line: train.micro_batch=3 does not divide train.batch 4096; allowed: a divisor of it, or 0");
   bad("model: {channels: 1, patch_size: 1}\n",
