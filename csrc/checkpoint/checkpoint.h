@@ -72,7 +72,8 @@ typedef struct np_checkpoint {
 } np_checkpoint;
 
 /* Open a step folder and verify all of it: sizes, checksums, headers. NP_ERR_FORMAT with the reason when anything is
- * not as it was written. */
+ * missing or not as it was written: damage, and nothing else has that status. What the system does not let us read is
+ * NP_ERR_IO, another program's format NP_ERR_ARGUMENT: such a checkpoint may be whole. */
 np_status np_checkpoint_open(const char *folder, np_checkpoint **out);
 void np_checkpoint_close(np_checkpoint *checkpoint); /* NULL is fine */
 
@@ -81,7 +82,7 @@ void np_checkpoint_close(np_checkpoint *checkpoint); /* NULL is fine */
 np_status np_checkpoint_verify_model(const char *path);
 
 /* The newest checkpoint of a run; *out is NULL when there is none. A damaged one is an error, or with `fallback` a
- * warning and the one before it is tried. */
+ * warning and the one before it is tried. One that cannot be read for another reason is always an error. */
 np_status np_checkpoint_newest(const char *run, bool fallback, np_checkpoint **out);
 
 /* Steps of the checkpoints in a run folder, ascending; malloc'ed. No checkpoints folder: none. */

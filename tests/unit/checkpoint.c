@@ -1,7 +1,7 @@
 /* Checkpoints: what is written is read back, damage of every kind is refused with its reason, what must stay stays. */
 #include "unit/temp.h"
 
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/checkpoint_files.h"
 #include "util/log.h"
 
 #include <fcntl.h>
@@ -191,7 +191,7 @@ static void damage_is_refused(void **state) {
       {NP_CHECKPOINT_ABOUT, change_step, NP_ERR_FORMAT, "checkpoint.json was altered"},
       {NP_CHECKPOINT_ABOUT, cut_one, NP_ERR_FORMAT, "checkpoint.json is not complete"},
       {NP_CHECKPOINT_ABOUT, empty, NP_ERR_FORMAT, "checkpoint.json is not complete"},
-      {NP_CHECKPOINT_ABOUT, take_away, NP_ERR_IO, "checkpoint.json"},
+      {NP_CHECKPOINT_ABOUT, take_away, NP_ERR_FORMAT, "checkpoint.json is missing"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     np_checkpoint *checkpoint;
@@ -215,6 +215,65 @@ static void damage_is_refused(void **state) {
     char *aside = np_format("%s/" NP_CHECKPOINT_FOLDER "/step-00000020.damaged", run);
     assert_true(exists(aside));
     free(aside);
+    free(path);
+    free(run);
+  }
+}
+
+/* Not to be read, though it was there: what stat, open and read say where permission or a device fails. */
+static void make_unreadable(const char *path) {
+  take_away(path);
+  assert_int_equal(symlink(path, path), 0);
+}
+
+/* checkpoint.json as written by a program with a later format, whole; without one of this format's numbers, too. */
+static void make_later(const char *path, const char *without) {
+  char *text, hash[NP_HASH_TEXT];
+  size_t size;
+  assert_ok(np_file_read(path, 1 << 20, &text, &size));
+  cJSON *about = cJSON_ParseWithLength(text, size);
+  assert_non_null(about);
+  cJSON_SetNumberValue(cJSON_GetObjectItem(about, "format"), NP_CHECKPOINT_FORMAT + 1);
+  cJSON_DeleteItemFromObject(about, "xxh3_128");
+  if (without) cJSON_DeleteItemFromObject(about, without);
+  assert_ok(np_checkpoint_hash_json(about, hash));
+  cJSON_AddStringToObject(about, "xxh3_128", hash);
+  free(text);
+  text = cJSON_Print(about);
+  assert_ok(np_file_write(path, text, strlen(text)));
+  cJSON_free(text);
+  cJSON_Delete(about);
+}
+
+static void later(const char *path) { make_later(path, NULL); }
+static void later_and_other(const char *path) { make_later(path, "seconds"); }
+
+/* What may be whole is not stepped over, with fallback either: the run would train those steps again and set the
+ * checkpoint aside. */
+static void what_is_not_damaged_stays(void **state) {
+  static const struct {
+    const char *file;
+    void (*change)(const char *path);
+    np_status status;
+    const char *reason;
+  } cases[] = {
+      {NP_CHECKPOINT_ABOUT, make_unreadable, NP_ERR_IO, "symbolic links"},
+      {NP_CHECKPOINT_MODEL, make_unreadable, NP_ERR_IO, "symbolic links"},
+      {NP_CHECKPOINT_MOMENTS, make_unreadable, NP_ERR_IO, "symbolic links"},
+      {NP_CHECKPOINT_ABOUT, later, NP_ERR_ARGUMENT, "has format 2; this program reads format 1"},
+      {NP_CHECKPOINT_ABOUT, later_and_other, NP_ERR_ARGUMENT, "has format 2; this program reads format 1"},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    np_checkpoint *checkpoint;
+    char *run = np_format("%s/%zu", (const char *)*state, i), *path = inside(run, 20, cases[i].file);
+    assert_ok(save(run, 10));
+    assert_ok(save(run, 20));
+    cases[i].change(path);
+    for (int fallback = 0; fallback < 2; fallback++) {
+      assert_error(np_checkpoint_newest(run, fallback, &checkpoint), cases[i].status, cases[i].reason);
+      assert_null(checkpoint);
+      assert_null(strstr(np_error_message(), "checkpoint.fallback")); /* it would not help */
+    }
     free(path);
     free(run);
   }
@@ -298,8 +357,15 @@ int main(void) {
   np_log_set_level(NP_LOG_QUIET); /* each refusal that is fallen back from is a warning */
 #define TEST(name) cmocka_unit_test_setup_teardown(name, temp_setup, temp_teardown)
   const struct CMUnitTest tests[] = {
-      TEST(read_back),   TEST(another_model), TEST(none_there),   TEST(damage_is_refused),
-      TEST(all_damaged), TEST(keep_rules),    TEST(leftovers_go), TEST(full_disk),
+      TEST(read_back),
+      TEST(another_model),
+      TEST(none_there),
+      TEST(damage_is_refused),
+      TEST(what_is_not_damaged_stays),
+      TEST(all_damaged),
+      TEST(keep_rules),
+      TEST(leftovers_go),
+      TEST(full_disk),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
