@@ -27,16 +27,17 @@
 
 /* Everything of a run's state that is not an array. */
 typedef struct np_checkpoint_state {
-  int64_t step;      /* steps behind us, whether applied or not */
-  int64_t applied;   /* of those, steps that changed the weights */
-  int bad_in_row;    /* non-finite steps since the last applied one */
-  double seconds;    /* spent training, over all starts of the run */
-  np_dtype act;      /* what the products ran in */
-  int threads;       /* of the operators: they decide bits, not mathematics */
-  int micro_batch;   /* likewise */
-  char hardware[80]; /* likewise: "cpu", or "cuda, " and the GPU's name */
-  int64_t images;    /* in the training folder */
-  uint64_t listing;  /* hash of their names */
+  int64_t step;                    /* steps behind us, whether applied or not */
+  int64_t applied;                 /* of those, steps that changed the weights */
+  int bad_in_row;                  /* non-finite steps since the last applied one */
+  double seconds;                  /* spent training, over all starts of the run */
+  np_dtype act;                    /* what the products ran in */
+  int threads;                     /* of the operators: they decide bits, not mathematics */
+  int micro_batch;                 /* likewise */
+  char hardware[80];               /* likewise: "cpu", or "cuda, " and the GPU's name */
+  int64_t images;                  /* in the training folder */
+  uint64_t listing;                /* hash of their names */
+  int64_t images_seen, images_bad; /* np_loader_stats by that step; 0 where an older program wrote none */
 } np_checkpoint_state;
 
 /* What is written; all of it the caller's. The arrays are fetched when they are needed, into one staging buffer, so

@@ -128,6 +128,12 @@ out:
   return st;
 }
 
+/* What older programs did not write is 0. */
+static int64_t count_or_zero(const cJSON *about, const char *key) {
+  double value = cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(about, key));
+  return value >= 0 && value < 9e15 ? (int64_t)value : 0;
+}
+
 static np_status read_state(const char *folder, const cJSON *about, np_checkpoint_state *out) {
   static const char *const numbers[] = {"step", "applied", "bad_in_row", "seconds", "threads", "micro_batch", "images"};
   double format = cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(about, "format"));
@@ -156,6 +162,8 @@ static np_status read_state(const char *folder, const cJSON *about, np_checkpoin
       .micro_batch = (int)value[5],
       .images = (int64_t)value[6],
       .listing = strtoull(listing, NULL, 16),
+      .images_seen = count_or_zero(about, "images_seen"),
+      .images_bad = count_or_zero(about, "images_bad"),
   };
   snprintf(out->hardware, sizeof out->hardware, "%s", hardware ? hardware : "cpu"); /* before there was another */
   return NP_OK;

@@ -77,6 +77,8 @@ static np_status start_from(np_trainer *t, const np_checkpoint *checkpoint) {
   t->state.applied = checkpoint->state.applied;
   t->state.bad_in_row = checkpoint->state.bad_in_row;
   t->state.seconds = checkpoint->state.seconds;
+  t->state.images_seen = checkpoint->state.images_seen;
+  t->state.images_bad = checkpoint->state.images_bad;
 out:
   return st;
 }
@@ -92,6 +94,8 @@ static np_status open_loader(np_trainer *t) {
       .seed = t->recipe->seed,
       .train = true,
       .first_batch = t->state.step,
+      .seen = t->state.images_seen,
+      .bad = t->state.images_bad,
       .batches = t->recipe->train.steps,
       .crop = {d->crop_scale[0], d->crop_scale[1], d->crop_ratio[0], d->crop_ratio[1]},
       .interpolation = d->interpolation == NP_RECIPE_BICUBIC ? NP_BICUBIC : NP_BILINEAR,

@@ -51,7 +51,9 @@ static np_status save(const char *run, int64_t step) {
                 .micro_batch = 4,
                 .hardware = "cuda, some GPU",
                 .images = 40,
-                .listing = 0xfedcba9876543210u},
+                .listing = 0xfedcba9876543210u,
+                .images_seen = 96,
+                .images_bad = 11},
       .params = &params,
       .recipe = recipe,
       .staging = staging,
@@ -89,7 +91,7 @@ static void read_back(void **state) {
   assert_true(s->step == 12 && s->applied == 11 && s->bad_in_row == 1 && s->seconds == 0.375);
   assert_string_equal(s->hardware, "cuda, some GPU");
   assert_true(s->act == NP_BF16 && s->threads == 2 && s->micro_batch == 4 && s->images == 40);
-  assert_true(s->listing == 0xfedcba9876543210u);
+  assert_true(s->listing == 0xfedcba9876543210u && s->images_seen == 96 && s->images_bad == 11);
   assert_string_equal(checkpoint->recipe, recipe);
   assert_string_equal(np_safetensors_metadata(checkpoint->model, NP_METADATA_STEP), "12");
   assert_ok(np_checkpoint_weights(checkpoint, &params, got[0]));
@@ -226,16 +228,17 @@ static void make_unreadable(const char *path) {
   assert_int_equal(symlink(path, path), 0);
 }
 
-/* checkpoint.json as written by a program with a later format, whole; without one of this format's numbers, too. */
-static void make_later(const char *path, const char *without) {
+/* checkpoint.json as another program would have written it, whole: its format, and the keys it does not know. */
+static void make_other(const char *path, int format, const char *const without[2]) {
   char *text, hash[NP_HASH_TEXT];
   size_t size;
   assert_ok(np_file_read(path, 1 << 20, &text, &size));
   cJSON *about = cJSON_ParseWithLength(text, size);
   assert_non_null(about);
-  cJSON_SetNumberValue(cJSON_GetObjectItem(about, "format"), NP_CHECKPOINT_FORMAT + 1);
+  cJSON_SetNumberValue(cJSON_GetObjectItem(about, "format"), format);
   cJSON_DeleteItemFromObject(about, "xxh3_128");
-  if (without) cJSON_DeleteItemFromObject(about, without);
+  for (int i = 0; i < 2; i++)
+    if (without[i]) cJSON_DeleteItemFromObject(about, without[i]);
   assert_ok(np_checkpoint_hash_json(about, hash));
   cJSON_AddStringToObject(about, "xxh3_128", hash);
   free(text);
@@ -245,8 +248,24 @@ static void make_later(const char *path, const char *without) {
   cJSON_Delete(about);
 }
 
-static void later(const char *path) { make_later(path, NULL); }
-static void later_and_other(const char *path) { make_later(path, "seconds"); }
+static void later(const char *path) { make_other(path, NP_CHECKPOINT_FORMAT + 1, (const char *const[2]){NULL, NULL}); }
+
+static void later_and_other(const char *path) {
+  make_other(path, NP_CHECKPOINT_FORMAT + 1, (const char *const[2]){"seconds", NULL});
+}
+
+/* Before the loader's counts were written. */
+static void older_is_read(void **state) {
+  np_checkpoint *checkpoint;
+  char *path = inside(*state, 20, NP_CHECKPOINT_ABOUT);
+  assert_ok(save(*state, 20));
+  make_other(path, NP_CHECKPOINT_FORMAT, (const char *const[2]){"images_seen", "images_bad"});
+  assert_ok(np_checkpoint_newest(*state, false, &checkpoint));
+  assert_true(checkpoint->state.step == 20 && checkpoint->state.images == 40);
+  assert_true(checkpoint->state.images_seen == 0 && checkpoint->state.images_bad == 0);
+  np_checkpoint_close(checkpoint);
+  free(path);
+}
 
 /* What may be whole is not stepped over, with fallback either: the run would train those steps again and set the
  * checkpoint aside. */
@@ -362,6 +381,7 @@ int main(void) {
       TEST(none_there),
       TEST(damage_is_refused),
       TEST(what_is_not_damaged_stays),
+      TEST(older_is_read),
       TEST(all_damaged),
       TEST(keep_rules),
       TEST(leftovers_go),

@@ -400,6 +400,42 @@ static void test_bad_share(void **state) {
   np_dataset_close(dataset);
 }
 
+/* The share is the whole run's: a loader that goes on from the counts of the one before it ends as one without a break,
+ * in a stop or not. */
+static void test_bad_share_goes_on(void **state) {
+  np_dataset *dataset = make(state, 60, true);
+  np_loader_options o = options(true);
+  for (int i = 0; i < 12; i++) damage_at(dataset, i, TEXT); /* a fifth; its luck varies along an epoch */
+  o.batches = 40;
+  int stopped = 0, alone = 0;
+  for (int percent = 18; percent <= 30; percent++) {
+    o.max_bad_share = percent / 100.;
+    record whole = run(dataset, &o);
+    stopped += whole.status != NP_OK;
+    for (int64_t half = 4; half < whole.batches; half += 4) {
+      np_loader_options first = o, rest = o;
+      first.batches = rest.first_batch = half;
+      record one = run(dataset, &first);
+      record without = run(dataset, &rest);
+      rest.seen = one.stats.seen;
+      rest.bad = one.stats.bad;
+      record two = run(dataset, &rest);
+      assert_int_equal(one.stats.seen, half * 8);
+      assert_int_equal(two.status, whole.status);
+      assert_string_equal(two.message, whole.message);
+      assert_int_equal(half + two.batches, whole.batches);
+      assert_true(two.stats.seen == whole.stats.seen && two.stats.bad == whole.stats.bad);
+      alone += without.status != whole.status; /* what the counts are for */
+      free(one.bytes);
+      free(two.bytes);
+      free(without.bytes);
+    }
+    free(whole.bytes);
+  }
+  assert_true(stopped > 0 && stopped < 13 && alone > 0);
+  np_dataset_close(dataset);
+}
+
 static void test_nothing_readable(void **state) {
   np_dataset *dataset = make(state, 9, true);
   np_loader_options o = options(true);
@@ -516,6 +552,7 @@ int main(void) {
       IN_TEMP(test_stand_in),
       IN_TEMP(test_evaluation),
       IN_TEMP(test_bad_share),
+      IN_TEMP(test_bad_share_goes_on),
       IN_TEMP(test_one_channel_not_square),
       IN_TEMP(test_nothing_readable),
       IN_TEMP(test_log),
