@@ -34,7 +34,8 @@ typedef struct np_checkpoint_state {
   np_dtype act;                    /* what the products ran in */
   int threads;                     /* of the operators: they decide bits, not mathematics */
   int micro_batch;                 /* likewise */
-  char hardware[80];               /* likewise: "cpu", or "cuda, " and the GPU's name */
+  char hardware[80];               /* likewise: np_ops_choice.hardware; older programs wrote "cpu" alone */
+  char attention[16];              /* likewise: which kernels of the CUDA backend; "": the CPU's, or an older program */
   int64_t images;                  /* in the training folder */
   uint64_t listing;                /* hash of their names */
   int64_t images_seen, images_bad; /* np_loader_stats by that step; 0 where an older program wrote none */

@@ -151,6 +151,7 @@ static np_status read_state(const char *folder, const cJSON *about, np_checkpoin
   if (!precision || (strcmp(precision, "bf16") && strcmp(precision, "fp32")))
     return damaged(folder, NP_CHECKPOINT_ABOUT, "lacks the precision");
   const char *hardware = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(about, "hardware"));
+  const char *attention = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(about, "attention"));
   if (!listing) return damaged(folder, NP_CHECKPOINT_ABOUT, "lacks the listing's hash");
   *out = (np_checkpoint_state){
       .step = (int64_t)value[0],
@@ -166,6 +167,7 @@ static np_status read_state(const char *folder, const cJSON *about, np_checkpoin
       .images_bad = count_or_zero(about, "images_bad"),
   };
   snprintf(out->hardware, sizeof out->hardware, "%s", hardware ? hardware : "cpu"); /* before there was another */
+  snprintf(out->attention, sizeof out->attention, "%s", attention ? attention : "");
   return NP_OK;
 }
 

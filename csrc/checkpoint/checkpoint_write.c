@@ -133,6 +133,7 @@ static np_status write_about(const char *folder, const np_checkpoint_state *stat
   cJSON_AddNumberToObject(about, "seconds", state->seconds);
   cJSON_AddStringToObject(about, "precision", np_precision_name(state->act));
   cJSON_AddStringToObject(about, "hardware", state->hardware);
+  if (*state->attention) cJSON_AddStringToObject(about, "attention", state->attention);
   cJSON_AddNumberToObject(about, "threads", state->threads);
   cJSON_AddNumberToObject(about, "micro_batch", state->micro_batch);
   cJSON_AddNumberToObject(about, "images", (double)state->images);

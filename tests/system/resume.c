@@ -4,6 +4,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "data/dataset.h"
+#include "ops/ops.h"
 #include "train/metrics.h"
 
 #include <fcntl.h>
@@ -165,6 +166,23 @@ static void recomputing_does_not_matter(void **state) {
   TRAIN("blocks", "train.recompute=block");
   assert_done();
   assert_same_end("blocks");
+}
+
+/* Another instruction set: other sums, and the run says so when it goes on. */
+static void another_instruction_set_is_told(void **state) {
+  (void)state;
+  TRAIN("isa", "train.log_every=50");
+  assert_done();
+  for (int generic = 0; generic < 2; generic++) {
+    assert_ok(np_folder_remove("isa/checkpoints/step-00000200")); /* goes on from step 180 */
+    if (generic) setenv("NEXTPATCH_ISA", "generic", 1);
+    TRAIN("isa", "train.log_every=50");
+    unsetenv("NEXTPATCH_ISA");
+    assert_done();
+    bool other = generic && strcmp(np_cpu_isa_name(), "generic") != 0;
+    if (!strstr(result.err, "computes on cpu, generic, ") == other || !strstr(result.err, "not the same bits") == other)
+      fail_msg("wanted %s: %s", other ? "a warning" : "none", result.err);
+  }
 }
 
 /* Micro-batches: the same mathematics, so the same loss but for rounding. */
@@ -350,6 +368,7 @@ int main(void) {
       cmocka_unit_test(one_process_a_folder),
       cmocka_unit_test(workers_and_logging_do_not_matter),
       cmocka_unit_test(recomputing_does_not_matter),
+      cmocka_unit_test(another_instruction_set_is_told),
       cmocka_unit_test(accumulation),
       cmocka_unit_test(damaged_checkpoint),
       cmocka_unit_test(damaged_images_count_on),

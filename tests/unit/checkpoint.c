@@ -50,6 +50,7 @@ static np_status save(const char *run, int64_t step) {
                 .threads = 2,
                 .micro_batch = 4,
                 .hardware = "cuda, some GPU",
+                .attention = "portable",
                 .images = 40,
                 .listing = 0xfedcba9876543210u,
                 .images_seen = 96,
@@ -90,6 +91,7 @@ static void read_back(void **state) {
   const np_checkpoint_state *s = &checkpoint->state;
   assert_true(s->step == 12 && s->applied == 11 && s->bad_in_row == 1 && s->seconds == 0.375);
   assert_string_equal(s->hardware, "cuda, some GPU");
+  assert_string_equal(s->attention, "portable");
   assert_true(s->act == NP_BF16 && s->threads == 2 && s->micro_batch == 4 && s->images == 40);
   assert_true(s->listing == 0xfedcba9876543210u && s->images_seen == 96 && s->images_bad == 11);
   assert_string_equal(checkpoint->recipe, recipe);
@@ -229,7 +231,7 @@ static void make_unreadable(const char *path) {
 }
 
 /* checkpoint.json as another program would have written it, whole: its format, and the keys it does not know. */
-static void make_other(const char *path, int format, const char *const without[2]) {
+static void make_other(const char *path, int format, const char *const without[3]) {
   char *text, hash[NP_HASH_TEXT];
   size_t size;
   assert_ok(np_file_read(path, 1 << 20, &text, &size));
@@ -237,7 +239,7 @@ static void make_other(const char *path, int format, const char *const without[2
   assert_non_null(about);
   cJSON_SetNumberValue(cJSON_GetObjectItem(about, "format"), format);
   cJSON_DeleteItemFromObject(about, "xxh3_128");
-  for (int i = 0; i < 2; i++)
+  for (int i = 0; i < 3; i++)
     if (without[i]) cJSON_DeleteItemFromObject(about, without[i]);
   assert_ok(np_checkpoint_hash_json(about, hash));
   cJSON_AddStringToObject(about, "xxh3_128", hash);
@@ -248,21 +250,22 @@ static void make_other(const char *path, int format, const char *const without[2
   cJSON_Delete(about);
 }
 
-static void later(const char *path) { make_other(path, NP_CHECKPOINT_FORMAT + 1, (const char *const[2]){NULL, NULL}); }
+static void later(const char *path) { make_other(path, NP_CHECKPOINT_FORMAT + 1, (const char *const[3]){NULL}); }
 
 static void later_and_other(const char *path) {
-  make_other(path, NP_CHECKPOINT_FORMAT + 1, (const char *const[2]){"seconds", NULL});
+  make_other(path, NP_CHECKPOINT_FORMAT + 1, (const char *const[3]){"seconds"});
 }
 
-/* Before the loader's counts were written. */
+/* Before the loader's counts and the attention kernels were written. */
 static void older_is_read(void **state) {
   np_checkpoint *checkpoint;
   char *path = inside(*state, 20, NP_CHECKPOINT_ABOUT);
   assert_ok(save(*state, 20));
-  make_other(path, NP_CHECKPOINT_FORMAT, (const char *const[2]){"images_seen", "images_bad"});
+  make_other(path, NP_CHECKPOINT_FORMAT, (const char *const[3]){"images_seen", "images_bad", "attention"});
   assert_ok(np_checkpoint_newest(*state, false, &checkpoint));
   assert_true(checkpoint->state.step == 20 && checkpoint->state.images == 40);
   assert_true(checkpoint->state.images_seen == 0 && checkpoint->state.images_bad == 0);
+  assert_string_equal(checkpoint->state.attention, "");
   np_checkpoint_close(checkpoint);
   free(path);
 }
