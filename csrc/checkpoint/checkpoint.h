@@ -27,16 +27,18 @@
 
 /* Everything of a run's state that is not an array. */
 typedef struct np_checkpoint_state {
-  int64_t step;      /* steps behind us, whether applied or not */
-  int64_t applied;   /* of those, steps that changed the weights */
-  int bad_in_row;    /* non-finite steps since the last applied one */
-  double seconds;    /* spent training, over all starts of the run */
-  np_dtype act;      /* what the products ran in */
-  int threads;       /* of the operators: they decide bits, not mathematics */
-  int micro_batch;   /* likewise */
-  char hardware[80]; /* likewise: "cpu", or "cuda, " and the GPU's name */
-  int64_t images;    /* in the training folder */
-  uint64_t listing;  /* hash of their names */
+  int64_t step;                    /* steps behind us, whether applied or not */
+  int64_t applied;                 /* of those, steps that changed the weights */
+  int bad_in_row;                  /* non-finite steps since the last applied one */
+  double seconds;                  /* spent training, over all starts of the run */
+  np_dtype act;                    /* what the products ran in */
+  int threads;                     /* of the operators: they decide bits, not mathematics */
+  int micro_batch;                 /* likewise */
+  char hardware[80];               /* likewise: np_ops_choice.hardware; older programs wrote "cpu" alone */
+  char attention[16];              /* likewise: which kernels of the CUDA backend; "": the CPU's, or an older program */
+  int64_t images;                  /* in the training folder */
+  uint64_t listing;                /* hash of their names */
+  int64_t images_seen, images_bad; /* np_loader_stats by that step; 0 where an older program wrote none */
 } np_checkpoint_state;
 
 /* What is written; all of it the caller's. The arrays are fetched when they are needed, into one staging buffer, so
@@ -72,7 +74,8 @@ typedef struct np_checkpoint {
 } np_checkpoint;
 
 /* Open a step folder and verify all of it: sizes, checksums, headers. NP_ERR_FORMAT with the reason when anything is
- * not as it was written. */
+ * missing or not as it was written: damage, and nothing else has that status. What the system does not let us read is
+ * NP_ERR_IO, another program's format NP_ERR_ARGUMENT: such a checkpoint may be whole. */
 np_status np_checkpoint_open(const char *folder, np_checkpoint **out);
 void np_checkpoint_close(np_checkpoint *checkpoint); /* NULL is fine */
 
@@ -81,7 +84,7 @@ void np_checkpoint_close(np_checkpoint *checkpoint); /* NULL is fine */
 np_status np_checkpoint_verify_model(const char *path);
 
 /* The newest checkpoint of a run; *out is NULL when there is none. A damaged one is an error, or with `fallback` a
- * warning and the one before it is tried. */
+ * warning and the one before it is tried. One that cannot be read for another reason is always an error. */
 np_status np_checkpoint_newest(const char *run, bool fallback, np_checkpoint **out);
 
 /* Steps of the checkpoints in a run folder, ascending; malloc'ed. No checkpoints folder: none. Folders count that are

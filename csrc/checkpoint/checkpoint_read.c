@@ -75,6 +75,11 @@ static np_status read_about(const char *folder, cJSON **out) {
   size_t size = 0;
   char expected[NP_HASH_TEXT], *text = NULL, *path = np_path_join(folder, NP_CHECKPOINT_ABOUT);
   cJSON *about = NULL, *hash = NULL;
+  struct stat found;
+  if (stat(path, &found) != 0 && errno == ENOENT) {
+    st = damaged(folder, NP_CHECKPOINT_ABOUT, "is missing");
+    goto out;
+  }
   NP_TRY(np_file_read(path, LARGEST_ABOUT, &text, &size));
   about = cJSON_ParseWithLength(text, size);
   hash = cJSON_DetachItemFromObjectCaseSensitive(about, "xxh3_128");
@@ -109,7 +114,8 @@ static np_status check_file(const char *folder, const cJSON *files, const char *
     goto out;
   }
   if (stat(path, &about) != 0) {
-    st = damaged(folder, name, errno == ENOENT ? "is missing" : strerror(errno));
+    st = errno == ENOENT ? damaged(folder, name, "is missing")
+                         : np_error(NP_ERR_IO, "cannot read '%s': %s", path, strerror(errno));
     goto out;
   }
   int64_t expected = (int64_t)bytes->valuedouble, size = about.st_size;
@@ -125,12 +131,22 @@ out:
   return st;
 }
 
+/* What older programs did not write is 0. */
+static int64_t count_or_zero(const cJSON *about, const char *key) {
+  double value = cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(about, key));
+  return value >= 0 && value < 9e15 ? (int64_t)value : 0;
+}
+
 static np_status read_state(const char *folder, const cJSON *about, np_checkpoint_state *out) {
-  static const char *const numbers[] = {"format",  "step",    "applied",     "bad_in_row",
-                                        "seconds", "threads", "micro_batch", "images"};
+  static const char *const numbers[] = {"step", "applied", "bad_in_row", "seconds", "threads", "micro_batch", "images"};
+  double format = cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(about, "format"));
   double value[sizeof numbers / sizeof *numbers];
   const char *listing = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(about, "listing"));
   const char *precision = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(about, "precision"));
+  if (isnan(format)) return damaged(folder, NP_CHECKPOINT_ABOUT, "lacks a number");
+  if (format != NP_CHECKPOINT_FORMAT) /* first: another format may lack what this one has, and is not damaged */
+    return np_error(NP_ERR_ARGUMENT, "checkpoint '%s' has format %g; this program reads format %d", folder, format,
+                    NP_CHECKPOINT_FORMAT);
   for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
     value[i] = cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(about, numbers[i]));
     if (!(value[i] >= 0 && value[i] < 9e15)) return damaged(folder, NP_CHECKPOINT_ABOUT, "lacks a number");
@@ -138,22 +154,23 @@ static np_status read_state(const char *folder, const cJSON *about, np_checkpoin
   if (!precision || (strcmp(precision, "bf16") && strcmp(precision, "fp32")))
     return damaged(folder, NP_CHECKPOINT_ABOUT, "lacks the precision");
   const char *hardware = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(about, "hardware"));
+  const char *attention = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(about, "attention"));
   if (!listing) return damaged(folder, NP_CHECKPOINT_ABOUT, "lacks the listing's hash");
-  if (value[0] != NP_CHECKPOINT_FORMAT)
-    return np_error(NP_ERR_FORMAT, "checkpoint '%s' has format %g; this program reads format %d", folder, value[0],
-                    NP_CHECKPOINT_FORMAT);
   *out = (np_checkpoint_state){
-      .step = (int64_t)value[1],
-      .applied = (int64_t)value[2],
-      .bad_in_row = (int)value[3],
-      .seconds = value[4],
+      .step = (int64_t)value[0],
+      .applied = (int64_t)value[1],
+      .bad_in_row = (int)value[2],
+      .seconds = value[3],
       .act = strcmp(precision, "bf16") ? NP_F32 : NP_BF16,
-      .threads = (int)value[5],
-      .micro_batch = (int)value[6],
-      .images = (int64_t)value[7],
+      .threads = (int)value[4],
+      .micro_batch = (int)value[5],
+      .images = (int64_t)value[6],
       .listing = strtoull(listing, NULL, 16),
+      .images_seen = count_or_zero(about, "images_seen"),
+      .images_bad = count_or_zero(about, "images_bad"),
   };
   snprintf(out->hardware, sizeof out->hardware, "%s", hardware ? hardware : "cpu"); /* before there was another */
+  snprintf(out->attention, sizeof out->attention, "%s", attention ? attention : "");
   return NP_OK;
 }
 
@@ -225,7 +242,7 @@ np_status np_checkpoint_newest(const char *run, bool fallback, np_checkpoint **o
     char *folder = np_checkpoint_path(run, steps[i]);
     st = np_checkpoint_open(folder, out);
     free(folder);
-    if (st == NP_OK || st == NP_ERR_MEMORY) goto out;
+    if (st != NP_ERR_FORMAT) goto out; /* good, or not read for a reason that may pass: no damage to step over */
     if (!fallback) {
       char *reason = np_format("%s", np_error_message());
       if (i > 0) np_error(st, "%s; checkpoint.fallback=true goes back to step %" PRId64, reason, steps[i - 1]);

@@ -135,10 +135,13 @@ static np_status write_about(const char *folder, const np_checkpoint_state *stat
   cJSON_AddNumberToObject(about, "seconds", state->seconds);
   cJSON_AddStringToObject(about, "precision", np_precision_name(state->act));
   cJSON_AddStringToObject(about, "hardware", state->hardware);
+  if (*state->attention) cJSON_AddStringToObject(about, "attention", state->attention);
   cJSON_AddNumberToObject(about, "threads", state->threads);
   cJSON_AddNumberToObject(about, "micro_batch", state->micro_batch);
   cJSON_AddNumberToObject(about, "images", (double)state->images);
   cJSON_AddStringToObject(about, "listing", listing);
+  cJSON_AddNumberToObject(about, "images_seen", (double)state->images_seen);
+  cJSON_AddNumberToObject(about, "images_bad", (double)state->images_bad);
   cJSON *files = cJSON_AddObjectToObject(about, "files");
   NP_TRY(add_file(files, folder, NP_CHECKPOINT_MODEL));
   NP_TRY(add_file(files, folder, NP_CHECKPOINT_MOMENTS));

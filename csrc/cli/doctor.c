@@ -72,29 +72,6 @@ static void report_build(cJSON *to) {
   else say(to, "MPI", "not built in");
 }
 
-static const char *onednn_isa(void) {
-  switch (dnnl_get_effective_cpu_isa()) {
-  case dnnl_cpu_isa_sse41:
-    return "SSE4.1";
-  case dnnl_cpu_isa_avx:
-    return "AVX";
-  case dnnl_cpu_isa_avx2:
-    return "AVX2";
-  case dnnl_cpu_isa_avx2_vnni:
-    return "AVX2-VNNI";
-  case dnnl_cpu_isa_avx512_core:
-    return "AVX-512";
-  case dnnl_cpu_isa_avx512_core_vnni:
-    return "AVX-512 VNNI";
-  case dnnl_cpu_isa_avx512_core_bf16:
-    return "AVX-512 BF16";
-  case dnnl_cpu_isa_avx512_core_amx:
-    return "AVX-512 AMX";
-  default:
-    return "generic";
-  }
-}
-
 static void report_processor(cJSON *to) {
   static const char *const wanted[] = {"avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16"};
   char name[256], found[256] = "";
@@ -106,7 +83,7 @@ static void report_processor(cJSON *to) {
     snprintf(found + strlen(found), sizeof found - strlen(found), "%s%s", *found ? " " : "", wanted[i]);
   }
   say(to, "instruction sets", "%s", *found ? found : "none of note");
-  say(to, "matrix products (oneDNN)", "%s", onednn_isa());
+  say(to, "matrix products (oneDNN)", "%s", np_cpu_products_isa_name());
   say(to, "other loops", "%s", np_cpu_isa_name());
   say(to, "bf16", "%s", np_cpu_has_bf16() ? "yes: precision auto takes it" : "no: precision auto takes fp32");
 #ifdef _OPENMP

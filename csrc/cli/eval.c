@@ -179,7 +179,7 @@ static np_status run(const np_cli_options *options) {
   int64_t batch = 64;
   char *folder = NULL;
   if (!data) return np_error(NP_ERR_ARGUMENT, "eval: needs data=FOLDER, a folder of class folders");
-  const char *held_out = !has_folder(data, "train")  ? NULL
+  const char *held_out = !has_folder(data, "train") ? NULL
                          : has_folder(data, "val")  ? "val"
                          : has_folder(data, "test") ? "test"
                                                     : NULL;

@@ -135,11 +135,11 @@ static np_status run(const np_cli_options *options) {
   if (st != NP_OK && np_cli_value(options, "images", NULL)) goto out; /* asked for: not to be left out silently */
   /* Else pictures are the last thing a run has: without a checkpoint or without images there still is a report. */
   if (st != NP_OK) np_warn("no pictures in the report: %s", np_error_message());
-  note = np_format("Given, predicted, true: images of %s. Each grey patch is predicted from the true ones before it, "
-                   "in raster order%s.",
-                   images ? images : "",
-                   standardised ? "; a prediction is of the patch standardised, its mean and deviation are the true ones"
-                                : "");
+  note = np_format(
+      "Given, predicted, true: images of %s. Each grey patch is predicted from the true ones before it, "
+      "in raster order%s.",
+      images ? images : "",
+      standardised ? "; a prediction is of the patch standardised, its mean and deviation are the true ones" : "");
   content.picture_note = note;
   NP_TRY(np_report_write(out, &content));
   printf("%s\n", out);

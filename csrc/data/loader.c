@@ -56,7 +56,6 @@ struct np_loader {
   bool stop;
   uint8_t *known_bad; /* [n bits] files found damaged: not read again */
   int logged;
-  int64_t seen;
   np_loader_stats stats;
   np_status status; /* what np_loader_next returned once, it returns again */
   char message[MESSAGE_BYTES];
@@ -225,14 +224,14 @@ static np_status settle(np_loader *loader, slot *s) {
   if (s->status != NP_OK) return np_error(s->status, "%s", s->message);
   int damaged = 0;
   for (int i = 0; i < s->batch.count; i++) damaged += s->damaged[i];
-  loader->seen += s->batch.count;
+  loader->stats.seen += s->batch.count;
   loader->stats.bad += damaged;
   if (!loader->options.train && damaged > 0) compact(loader, s);
   loader->stats.images += s->batch.count;
-  double share = (double)loader->stats.bad / (double)loader->seen;
+  double share = (double)loader->stats.bad / (double)loader->stats.seen;
   if (loader->stats.bad > (loader->options.max_bad_share > 0 ? FREE_BAD : 0) && share > loader->options.max_bad_share)
     return np_error(NP_ERR_FORMAT, "%lld of %lld images are damaged: more than the allowed share of %g",
-                    (long long)loader->stats.bad, (long long)loader->seen, loader->options.max_bad_share);
+                    (long long)loader->stats.bad, (long long)loader->stats.seen, loader->options.max_bad_share);
   return NP_OK;
 }
 
@@ -273,8 +272,9 @@ np_loader_stats np_loader_stats_read(np_loader *loader) {
 
 static np_status check_options(const np_dataset *dataset, const np_loader_options *o) {
   bool good = dataset->count > 0 && o->height > 0 && o->width > 0 && (o->channels == 1 || o->channels == 3) &&
-              o->batch > 0 && o->first_batch >= 0 && o->batches >= 0 && o->prefix_min >= 0 &&
-              o->prefix_max >= o->prefix_min && o->workers >= 0 && o->prefetch > 0 && o->max_pixels > 0;
+              o->batch > 0 && o->first_batch >= 0 && o->seen >= 0 && o->bad >= 0 && o->batches >= 0 &&
+              o->prefix_min >= 0 && o->prefix_max >= o->prefix_min && o->workers >= 0 && o->prefetch > 0 &&
+              o->max_pixels > 0;
   return good ? NP_OK : np_error(NP_ERR_ARGUMENT, "the loader was asked for sizes or counts that cannot be");
 }
 
@@ -340,6 +340,8 @@ np_status np_loader_open(const np_dataset *dataset, const np_loader_options *opt
   loader->dataset = dataset;
   loader->options = *options;
   loader->base = loader->next_batch = options->first_batch;
+  loader->stats.seen = options->seen;
+  loader->stats.bad = options->bad;
   loader->end = options->train ? options->batches : (dataset->count - 1) / options->batch + 1;
   loader->slots = calloc((size_t)options->prefetch + 1, sizeof *loader->slots);
   loader->known_bad = calloc((size_t)dataset->count / 8 + 1, 1);

@@ -20,6 +20,7 @@ typedef struct np_loader_options {
   uint64_t seed;
   bool train;          /* random crop, flip, jitter, shuffled, endless; else evaluation crop, in order, once */
   int64_t first_batch; /* where to begin: the step a run resumes at */
+  int64_t seen, bad;   /* np_loader_stats of the batches before it: the share of damaged images is the whole run's */
   int64_t batches; /* how many batches in all, from 0; training needs it (reading ahead stops there); 0 in evaluation */
   np_crop_range crop;
   np_interpolation interpolation;
@@ -56,7 +57,8 @@ void np_loader_close(np_loader *loader); /* stops and joins the workers, whateve
 
 typedef struct np_loader_stats {
   int64_t images;      /* handed over so far, by this loader */
-  int64_t bad;         /* damaged ones met on the way; each path is logged the first time, at most 20 lines */
+  int64_t seen;        /* drawn for what was handed over, the damaged ones too, and np_loader_options.seen */
+  int64_t bad;         /* of those, damaged; each path is logged the first time, at most 20 lines */
   double wait_seconds; /* time np_loader_next stood waiting */
 } np_loader_stats;
 np_loader_stats np_loader_stats_read(np_loader *loader);

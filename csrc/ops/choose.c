@@ -15,7 +15,7 @@ static np_status choose_backend(const np_recipe *recipe, np_ops_choice *out) {
   np_cuda_about about;
   np_status st = NP_OK;
   out->backend = NP_BACKEND_CPU;
-  snprintf(out->hardware, sizeof out->hardware, "cpu");
+  snprintf(out->hardware, sizeof out->hardware, "cpu, %s, oneDNN %s", np_cpu_isa_name(), np_cpu_products_isa_name());
   if (recipe->backend == NP_BACKEND_CPU) {
     snprintf(out->why, sizeof out->why, "as the recipe asks");
     return NP_OK;

@@ -22,8 +22,8 @@ static bool is_file(const char *path) {
   return stat(path, &about) == 0 && S_ISREG(about.st_mode);
 }
 
-/* The model file of a run's newest checkpoint; *out is NULL when there is none. A checkpoint that lacks a file is
- * damaged: an older one would be another model than the one asked for. */
+/* The model file of a run's newest checkpoint; *out is NULL when there is none. One that lacks it is damaged: an older
+ * one would be another model than the one asked for. */
 static np_status newest_checkpoint(const char *run, char **out) {
   np_status st = NP_OK;
   int64_t *steps = NULL;
@@ -31,16 +31,14 @@ static np_status newest_checkpoint(const char *run, char **out) {
   *out = NULL;
   NP_TRY(np_checkpoint_list(run, &steps, &count));
   if (count == 0) goto out;
-  static const char *const needed[] = {NP_CHECKPOINT_MODEL, NP_CHECKPOINT_ABOUT};
   char *folder = np_checkpoint_path(run, steps[count - 1]);
-  for (int i = 0; i < 2 && st == NP_OK; i++) {
-    char *path = np_path_join(folder, needed[i]);
-    if (!is_file(path))
-      st = np_error(NP_ERR_FORMAT, "checkpoint '%s' is damaged: %s is missing; an older one can be named itself",
-                    folder, needed[i]);
-    free(path);
+  *out = np_path_join(folder, NP_CHECKPOINT_MODEL);
+  if (!is_file(*out)) {
+    st = np_error(NP_ERR_FORMAT, "checkpoint '%s' is damaged: %s is missing; an older one can be named itself", folder,
+                  NP_CHECKPOINT_MODEL);
+    free(*out);
+    *out = NULL;
   }
-  if (st == NP_OK) *out = np_path_join(folder, NP_CHECKPOINT_MODEL);
   free(folder);
 out:
   free(steps);

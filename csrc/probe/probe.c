@@ -187,8 +187,9 @@ static np_status score(probe *p) {
       r->best = g;
   }
   if (r->best < 0)
-    st = np_error(NP_ERR_NUMERIC,
-                  "probe: no head's outputs are finite; expected smaller probe.lr, or a trunk whose features are finite");
+    st = np_error(
+        NP_ERR_NUMERIC,
+        "probe: no head's outputs are finite; expected smaller probe.lr, or a trunk whose features are finite");
 out:
   free(scores);
   return st;

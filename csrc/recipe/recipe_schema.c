@@ -89,7 +89,8 @@ const np_key np_keys[] = {
     FIXED(data.prefix, FROM(-1, 268435456), "[1, -1]",
           "smallest and largest prefix length, 0..N-1 of N patches; largest -1: N-1; [0, 0]: causal"),
     ONE(data.max_pixels, FROM(1, 1e12), "178956970", "an image with more counts as damaged"),
-    ONE(data.max_bad_share, FROM(0, 1), "0.01", "damaged images over all seen that stop the run, from the eleventh on; 0: the first does"),
+    ONE(data.max_bad_share, FROM(0, 1), "0.01",
+        "damaged images over all seen that stop the run, from the eleventh on; 0: the first does"),
 
     ONE(optim.lr, FROM(0, 1e6), "1e-3", "peak learning rate"),
     ONE(optim.lr_start, FROM(0, 1e6), "1e-6", "learning rate of the first step"),

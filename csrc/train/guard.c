@@ -102,15 +102,27 @@ np_status np_guard_check(const np_recipe *recipe, const np_checkpoint_state *sta
                   state->images == old->images ? ", with other names" : "");
     goto out;
   }
-  if (strcmp(state->hardware, old->hardware) != 0)
+out:
+  return st;
+}
+
+/* "cpu, " and its instruction sets; "cpu" alone is a checkpoint from before they were named. */
+static bool is_cpu(const char *hardware) { return !strncmp(hardware, "cpu", 3); }
+
+static bool differ(const char *now, const char *then) { return *now && *then && strcmp(now, then) != 0; }
+
+void np_guard_warn(const np_checkpoint_state *state, const np_checkpoint_state *old) {
+  bool unknown = is_cpu(state->hardware) && !strcmp(old->hardware, "cpu");
+  if (!unknown && differ(state->hardware, old->hardware))
     np_warn("this run computes on %s, the checkpoint was made on %s: the same mathematics, but not the same bits",
             state->hardware, old->hardware);
-  else if (state->threads != old->threads && !strcmp(state->hardware, "cpu"))
+  else if (state->threads != old->threads && is_cpu(state->hardware))
     np_warn("%d threads, the checkpoint was made with %d: the same mathematics, but not the same bits", state->threads,
             old->threads);
+  else if (differ(state->attention, old->attention))
+    np_warn("attention: %s, the checkpoint was made with %s: the same mathematics, but not the same bits",
+            state->attention, old->attention);
   if (state->micro_batch != old->micro_batch)
     np_warn("micro-batches of %d, the checkpoint was made with %d: the same mathematics, but not the same bits",
             state->micro_batch, old->micro_batch);
-out:
-  return st;
 }

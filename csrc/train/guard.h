@@ -13,7 +13,11 @@
 np_status np_guard_recipe(const np_recipe *recipe, char **out);
 
 /* NP_ERR_ARGUMENT naming the keys that differ from the checkpoint's, or the data, when going on would train something
- * else. Hardware, threads and micro-batch change bits only: a warning. `state` is the present run's. */
+ * else. `state` is the present run's. */
 np_status np_guard_check(const np_recipe *recipe, const np_checkpoint_state *state, const np_checkpoint *checkpoint);
+
+/* Hardware, instruction sets, attention kernels, threads and micro-batch change bits only: a warning for what differs
+ * from `old`, the checkpoint's. What one of the two does not know is not compared. */
+void np_guard_warn(const np_checkpoint_state *state, const np_checkpoint_state *old);
 
 #endif

@@ -71,7 +71,7 @@ out:
 /* A step that is queued and was not read yet: what its metrics need and the device does not know. */
 typedef struct under_way {
   int64_t targets;
-  int64_t bad_images; /* of the loader by then */
+  int64_t seen, bad; /* of the loader by then */
   double lr;
 } under_way;
 
@@ -92,8 +92,10 @@ static np_status queue_step(loop *l, const np_batch *batch) {
   const np_recipe_optim *o = &t->recipe->optim;
   const np_schedule schedule = {o->lr, o->lr_start, o->lr_end, o->warmup, t->recipe->train.steps};
   under_way *s = &l->steps[l->queued % AHEAD];
+  const np_loader_stats loader = np_loader_stats_read(t->loader);
   *s = (under_way){.targets = np_model_targets(&t->recipe->model, batch->count, batch->prefix),
-                   .bad_images = np_loader_stats_read(t->loader).bad,
+                   .seen = loader.seen,
+                   .bad = loader.bad,
                    .lr = np_schedule_lr(&schedule, l->queued)};
   NP_TRY(np_model_step(t->model, batch->count, batch->pixels, batch->prefix, s->targets));
   NP_TRY(np_model_fetch_loss(t->model, slot(l->queued, LOSS)));
@@ -115,9 +117,11 @@ static np_status read_step(loop *l, np_metric *metric) {
   double sum;
   NP_TRY(np_model_arrive_loss(t->model, slot(t->state.step, LOSS), &sum));
   NP_TRY(np_optimiser_arrive(t->optimiser, slot(t->state.step, OUTCOME), &outcome));
-  *metric = (np_metric){
-      .lr = s->lr, .loss = sum / (double)s->targets, .grad_norm = outcome.grad_norm, .bad_images = s->bad_images};
+  *metric =
+      (np_metric){.lr = s->lr, .loss = sum / (double)s->targets, .grad_norm = outcome.grad_norm, .bad_images = s->bad};
   t->state.step++;
+  t->state.images_seen = s->seen;
+  t->state.images_bad = s->bad;
   t->state.applied += outcome.applied;
   t->state.bad_in_row = outcome.applied ? 0 : t->state.bad_in_row + 1;
   if (outcome.applied) goto out;

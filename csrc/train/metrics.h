@@ -17,7 +17,7 @@ typedef struct np_metric {
   double gflops;          /* model arithmetic a second (np_model_flops of the loss tokens), in 10^9 */
   double data_wait_share; /* of the time, spent waiting for a batch */
   double seconds;         /* spent training, over all starts of the run */
-  int64_t bad_images;     /* since this start */
+  int64_t bad_images;     /* damaged ones met, over all starts of the run */
   int64_t skipped_steps;  /* not applied, in the whole run */
 } np_metric;
 

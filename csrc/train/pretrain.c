@@ -1,6 +1,7 @@
 #include "train/pretrain.h"
 
 #include "dist/launch.h"
+#include "ops/cuda.h"
 #include "train/guard.h"
 #include "train/interrupt.h"
 #include "train/run_folder.h"
@@ -9,6 +10,7 @@
 #include "util/machine.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,10 +49,20 @@ out:
 
 /* ---- taking it --------------------------------------------------------------------------------------------------- */
 
+/* The version of attention this run gets, for the record: the first word of the reason for it. */
+static void note_attention(np_trainer *t) {
+  const np_recipe_model *m = &t->recipe->model;
+  char text[NP_CUDA_TEXT] = "";
+  if (t->choice.backend == NP_BACKEND_CUDA)
+    np_cuda_attention_reason(t->ops, np_recipe_tokens(m), m->width / m->heads, text);
+  snprintf(t->state.attention, sizeof t->state.attention, "%.*s", (int)strcspn(text, " "), text);
+}
+
 static np_status build(np_trainer *t) {
   np_status st = NP_OK;
   const np_model_options options = np_model_training(t->recipe, t->state.micro_batch);
   NP_TRY(np_ops_open(t->recipe, &t->choice, &t->ops));
+  note_attention(t);
   NP_TRY(np_trainer_check_device(t));
   NP_TRY(np_model_create(t->ops, &t->recipe->model, &options, &t->model));
   NP_TRY(np_optimiser_create(t->ops, np_model_params(t->model), &t->recipe->optim, &t->optimiser));
@@ -77,6 +89,8 @@ static np_status start_from(np_trainer *t, const np_checkpoint *checkpoint) {
   t->state.applied = checkpoint->state.applied;
   t->state.bad_in_row = checkpoint->state.bad_in_row;
   t->state.seconds = checkpoint->state.seconds;
+  t->state.images_seen = checkpoint->state.images_seen;
+  t->state.images_bad = checkpoint->state.images_bad;
 out:
   return st;
 }
@@ -92,6 +106,8 @@ static np_status open_loader(np_trainer *t) {
       .seed = t->recipe->seed,
       .train = true,
       .first_batch = t->state.step,
+      .seen = t->state.images_seen,
+      .bad = t->state.images_bad,
       .batches = t->recipe->train.steps,
       .crop = {d->crop_scale[0], d->crop_scale[1], d->crop_ratio[0], d->crop_ratio[1]},
       .interpolation = d->interpolation == NP_RECIPE_BICUBIC ? NP_BICUBIC : NP_BILINEAR,
@@ -135,6 +151,7 @@ static np_status train(np_trainer *t, const char *command) {
   }
   NP_TRY(np_guard_recipe(recipe, &t->essence));
   NP_TRY(build(t));
+  if (checkpoint) np_guard_warn(&t->state, &checkpoint->state);
   NP_TRY(checkpoint ? start_from(t, checkpoint) : start_fresh(t));
   if (checkpoint) {
     np_info("going on from '%s'", checkpoint->path);

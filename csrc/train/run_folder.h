@@ -22,7 +22,7 @@ void np_run_unlock(int descriptor); /* -1 is fine */
 
 typedef struct np_run_record {
   const char *command;  /* as the user typed it; NULL: unknown */
-  const char *hardware; /* "cpu", "cuda, NVIDIA H200" */
+  const char *hardware; /* np_ops_choice.hardware */
   np_dtype act;
   int threads;
   int64_t step; /* steps behind us at this start */

@@ -23,7 +23,7 @@ static const char recipe_text[] =
     "precision: fp32\nthreads: 1\n"
     "model: {image_size: [16, 16], patch_size: 4, width: 32, blocks: 3, heads: 2, head_width: 16,\n"
     "        head_blocks: 1}\n"
-    "data: {workers: 2}\n"
+    "data: {workers: 2, prefix: [1, 15]}\n" /* as a run stores [1, -1] */
     "probe: {epochs: 2, batch: 16, lr: [1.0e-3, 1.0e-2], weight_decay: [0.1], log_every: 1}\n";
 
 static char root[64];
@@ -76,7 +76,6 @@ static int setup(void **state) {
   write_model("run/checkpoints/step-100000000");
   assert_int_equal(np_folder_make(at("run/checkpoints/step-99999999")), NP_OK);
   assert_int_equal(np_file_write(at("run/checkpoints/step-99999999/model.safetensors"), "old", 3), NP_OK);
-  assert_int_equal(np_folder_make(at("run/checkpoints/step-100000001")), NP_OK);
   assert_int_equal(np_folder_make(at("run/checkpoints/step-100000002.tmp")), NP_OK);
   return 0;
 }
@@ -443,9 +442,18 @@ static void wrong_models(void **state) {
   size_t size;
   assert_int_equal(np_file_read(at("run/probe.safetensors"), 1 << 24, &bytes, &size), NP_OK);
   assert_int_equal(np_file_write(at("cut.safetensors"), bytes, size - 100), NP_OK);
+  memset(bytes + size / 2, 0xff, size - size / 2); /* not a number, all of it */
+  assert_int_equal(np_file_write(at("nan.safetensors"), bytes, size), NP_OK);
   free(bytes);
   RUN("eval", at("cut.safetensors"), key("data", "set"));
   assert_error("cut.safetensors");
+  RUN("eval", at("nan.safetensors"), key("data", "set"));
+  assert_error("not finite");
+  RUN("features", at("nan.safetensors"), at("set/val"), key("out", "nan.npy"));
+  assert_error("not finite");
+  assert_int_not_equal(0, access(at("nan.npy"), F_OK));
+  RUN("probe", at("nan.safetensors"), key("data", "set"), key("out", "wrong.safetensors"));
+  assert_error("finite");
   RUN("eval", at("run"), key("data", "set"));
   assert_error("no attentive head");
   RUN("complete", at("run/probe.safetensors"), at("set/val/disc/00000.png"), key("out", "no.png"));
@@ -474,6 +482,8 @@ static void wrong_data(void **state) {
 
 static void wrong_words(void **state) {
   (void)state;
+  RUN("features", at("run"), at("set/val"), "model.image_size=[8, 8]", key("out", "small.npy"));
+  assert_success(); /* fewer patches than the recipe's prefixes reach */
   RUN("probe", at("run"), key("data", "set"), "layers=3");
   assert_error("3 is not a block of this model, whose blocks are 0..2");
   RUN("features", at("run"), at("set/val"), "layers=2,1", key("out", "no.npy"));

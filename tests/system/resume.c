@@ -3,6 +3,8 @@
 #include "unit/temp.h"
 
 #include "checkpoint/checkpoint.h"
+#include "data/dataset.h"
+#include "ops/ops.h"
 #include "train/metrics.h"
 
 #include <fcntl.h>
@@ -166,6 +168,23 @@ static void recomputing_does_not_matter(void **state) {
   assert_same_end("blocks");
 }
 
+/* Another instruction set: other sums, and the run says so when it goes on. */
+static void another_instruction_set_is_told(void **state) {
+  (void)state;
+  TRAIN("isa", "train.log_every=50");
+  assert_done();
+  for (int generic = 0; generic < 2; generic++) {
+    assert_ok(np_folder_remove("isa/checkpoints/step-00000200")); /* goes on from step 180 */
+    if (generic) setenv("NEXTPATCH_ISA", "generic", 1);
+    TRAIN("isa", "train.log_every=50");
+    unsetenv("NEXTPATCH_ISA");
+    assert_done();
+    bool other = generic && strcmp(np_cpu_isa_name(), "generic") != 0;
+    if (!strstr(result.err, "computes on cpu, generic, ") == other || !strstr(result.err, "not the same bits") == other)
+      fail_msg("wanted %s: %s", other ? "a warning" : "none", result.err);
+  }
+}
+
 /* Micro-batches: the same mathematics, so the same loss but for rounding. */
 static void accumulation(void **state) {
   np_metric *whole, *cut;
@@ -209,6 +228,32 @@ static void damaged_checkpoint(void **state) {
   TRAIN("damaged", "checkpoint.fallback=true");
   assert_done();
   assert_same_end("damaged");
+}
+
+/* Damaged images are counted over all starts of a run: their allowed share is the run's. */
+static void damaged_images_count_on(void **state) {
+  np_metric *lines;
+  int count;
+  int64_t bad[2];
+  (void)state;
+  np_run((const char *const[]){NP_PROGRAM, "synth", "spoilt", "classes=4", "train=40", "val=4", "size=16", NULL},
+         &result);
+  assert_done();
+  np_dataset *dataset;
+  assert_ok(np_dataset_open("spoilt/train", true, &dataset));
+  assert_int_equal(truncate(dataset->samples[7].path, 0), 0);
+  np_dataset_close(dataset);
+  for (int start = 0; start < 2; start++) {
+    if (start == 1) assert_ok(np_folder_remove("spoilt_run/checkpoints/step-00000200")); /* goes on from step 180 */
+    TRAIN("spoilt_run", "data.train=spoilt/train", "data.max_bad_share=0.5");
+    assert_done();
+    assert_ok(np_metrics_read("spoilt_run", &lines, &count));
+    assert_int_equal(count, STEPS);
+    bad[start] = lines[count - 1].bad_images;
+    free(lines);
+  }
+  assert_true(bad[0] > 2);
+  assert_int_equal(bad[1], bad[0]);
 }
 
 /* One bit of the weights flipped: whoever reads them refuses. */
@@ -323,8 +368,10 @@ int main(void) {
       cmocka_unit_test(one_process_a_folder),
       cmocka_unit_test(workers_and_logging_do_not_matter),
       cmocka_unit_test(recomputing_does_not_matter),
+      cmocka_unit_test(another_instruction_set_is_told),
       cmocka_unit_test(accumulation),
       cmocka_unit_test(damaged_checkpoint),
+      cmocka_unit_test(damaged_images_count_on),
       cmocka_unit_test(altered_weights),
       cmocka_unit_test(full_disk),
       cmocka_unit_test(another_recipe_is_refused),

@@ -1,7 +1,7 @@
 /* Checkpoints: what is written is read back, damage of every kind is refused with its reason, what must stay stays. */
 #include "unit/temp.h"
 
-#include "checkpoint/checkpoint.h"
+#include "checkpoint/checkpoint_files.h"
 #include "util/log.h"
 
 #include <fcntl.h>
@@ -50,8 +50,11 @@ static np_status save(const char *run, int64_t step) {
                 .threads = 2,
                 .micro_batch = 4,
                 .hardware = "cuda, some GPU",
+                .attention = "portable",
                 .images = 40,
-                .listing = 0xfedcba9876543210u},
+                .listing = 0xfedcba9876543210u,
+                .images_seen = 96,
+                .images_bad = 11},
       .params = &params,
       .recipe = recipe,
       .staging = staging,
@@ -88,8 +91,9 @@ static void read_back(void **state) {
   const np_checkpoint_state *s = &checkpoint->state;
   assert_true(s->step == 12 && s->applied == 11 && s->bad_in_row == 1 && s->seconds == 0.375);
   assert_string_equal(s->hardware, "cuda, some GPU");
+  assert_string_equal(s->attention, "portable");
   assert_true(s->act == NP_BF16 && s->threads == 2 && s->micro_batch == 4 && s->images == 40);
-  assert_true(s->listing == 0xfedcba9876543210u);
+  assert_true(s->listing == 0xfedcba9876543210u && s->images_seen == 96 && s->images_bad == 11);
   assert_string_equal(checkpoint->recipe, recipe);
   assert_string_equal(np_safetensors_metadata(checkpoint->model, NP_METADATA_STEP), "12");
   assert_ok(np_checkpoint_weights(checkpoint, &params, got[0]));
@@ -191,7 +195,7 @@ static void damage_is_refused(void **state) {
       {NP_CHECKPOINT_ABOUT, change_step, NP_ERR_FORMAT, "checkpoint.json was altered"},
       {NP_CHECKPOINT_ABOUT, cut_one, NP_ERR_FORMAT, "checkpoint.json is not complete"},
       {NP_CHECKPOINT_ABOUT, empty, NP_ERR_FORMAT, "checkpoint.json is not complete"},
-      {NP_CHECKPOINT_ABOUT, take_away, NP_ERR_IO, "checkpoint.json"},
+      {NP_CHECKPOINT_ABOUT, take_away, NP_ERR_FORMAT, "checkpoint.json is missing"},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     np_checkpoint *checkpoint;
@@ -215,6 +219,83 @@ static void damage_is_refused(void **state) {
     char *aside = np_format("%s/" NP_CHECKPOINT_FOLDER "/step-00000020.damaged", run);
     assert_true(exists(aside));
     free(aside);
+    free(path);
+    free(run);
+  }
+}
+
+/* Not to be read, though it was there: what stat, open and read say where permission or a device fails. */
+static void make_unreadable(const char *path) {
+  take_away(path);
+  assert_int_equal(symlink(path, path), 0);
+}
+
+/* checkpoint.json as another program would have written it, whole: its format, and the keys it does not know. */
+static void make_other(const char *path, int format, const char *const without[3]) {
+  char *text, hash[NP_HASH_TEXT];
+  size_t size;
+  assert_ok(np_file_read(path, 1 << 20, &text, &size));
+  cJSON *about = cJSON_ParseWithLength(text, size);
+  assert_non_null(about);
+  cJSON_SetNumberValue(cJSON_GetObjectItem(about, "format"), format);
+  cJSON_DeleteItemFromObject(about, "xxh3_128");
+  for (int i = 0; i < 3; i++)
+    if (without[i]) cJSON_DeleteItemFromObject(about, without[i]);
+  assert_ok(np_checkpoint_hash_json(about, hash));
+  cJSON_AddStringToObject(about, "xxh3_128", hash);
+  free(text);
+  text = cJSON_Print(about);
+  assert_ok(np_file_write(path, text, strlen(text)));
+  cJSON_free(text);
+  cJSON_Delete(about);
+}
+
+static void later(const char *path) { make_other(path, NP_CHECKPOINT_FORMAT + 1, (const char *const[3]){NULL}); }
+
+static void later_and_other(const char *path) {
+  make_other(path, NP_CHECKPOINT_FORMAT + 1, (const char *const[3]){"seconds"});
+}
+
+/* Before the loader's counts and the attention kernels were written. */
+static void older_is_read(void **state) {
+  np_checkpoint *checkpoint;
+  char *path = inside(*state, 20, NP_CHECKPOINT_ABOUT);
+  assert_ok(save(*state, 20));
+  make_other(path, NP_CHECKPOINT_FORMAT, (const char *const[3]){"images_seen", "images_bad", "attention"});
+  assert_ok(np_checkpoint_newest(*state, false, &checkpoint));
+  assert_true(checkpoint->state.step == 20 && checkpoint->state.images == 40);
+  assert_true(checkpoint->state.images_seen == 0 && checkpoint->state.images_bad == 0);
+  assert_string_equal(checkpoint->state.attention, "");
+  np_checkpoint_close(checkpoint);
+  free(path);
+}
+
+/* What may be whole is not stepped over, with fallback either: the run would train those steps again and set the
+ * checkpoint aside. */
+static void what_is_not_damaged_stays(void **state) {
+  static const struct {
+    const char *file;
+    void (*change)(const char *path);
+    np_status status;
+    const char *reason;
+  } cases[] = {
+      {NP_CHECKPOINT_ABOUT, make_unreadable, NP_ERR_IO, "symbolic links"},
+      {NP_CHECKPOINT_MODEL, make_unreadable, NP_ERR_IO, "symbolic links"},
+      {NP_CHECKPOINT_MOMENTS, make_unreadable, NP_ERR_IO, "symbolic links"},
+      {NP_CHECKPOINT_ABOUT, later, NP_ERR_ARGUMENT, "has format 2; this program reads format 1"},
+      {NP_CHECKPOINT_ABOUT, later_and_other, NP_ERR_ARGUMENT, "has format 2; this program reads format 1"},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    np_checkpoint *checkpoint;
+    char *run = np_format("%s/%zu", (const char *)*state, i), *path = inside(run, 20, cases[i].file);
+    assert_ok(save(run, 10));
+    assert_ok(save(run, 20));
+    cases[i].change(path);
+    for (int fallback = 0; fallback < 2; fallback++) {
+      assert_error(np_checkpoint_newest(run, fallback, &checkpoint), cases[i].status, cases[i].reason);
+      assert_null(checkpoint);
+      assert_null(strstr(np_error_message(), "checkpoint.fallback")); /* it would not help */
+    }
     free(path);
     free(run);
   }
@@ -316,8 +397,17 @@ int main(void) {
   np_log_set_level(NP_LOG_QUIET); /* each refusal that is fallen back from is a warning */
 #define TEST(name) cmocka_unit_test_setup_teardown(name, temp_setup, temp_teardown)
   const struct CMUnitTest tests[] = {
-      TEST(read_back),  TEST(another_model), TEST(none_there),   TEST(damage_is_refused), TEST(all_damaged),
-      TEST(keep_rules), TEST(other_names),   TEST(leftovers_go), TEST(full_disk),
+      TEST(read_back),
+      TEST(another_model),
+      TEST(none_there),
+      TEST(damage_is_refused),
+      TEST(what_is_not_damaged_stays),
+      TEST(older_is_read),
+      TEST(all_damaged),
+      TEST(keep_rules),
+      TEST(other_names),
+      TEST(leftovers_go),
+      TEST(full_disk),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,6 +6,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -38,7 +39,12 @@ static void a_free_choice_is_the_cpu(void **state) {
   (void)state;
   np_ops_choice choice = chosen(NULL, NULL);
   assert_true(choice.backend == NP_BACKEND_CPU && choice.memory == 0 && choice.threads == np_machine_cores());
-  assert_string_equal(choice.hardware, "cpu");
+  char hardware[80];
+  snprintf(hardware, sizeof hardware, "cpu, %s, oneDNN %s", np_cpu_isa_name(), np_cpu_products_isa_name());
+  assert_string_equal(choice.hardware, hardware);
+  setenv("NEXTPATCH_ISA", "generic", 1); /* other sums: to be seen in the record */
+  assert_int_equal(strncmp(chosen(NULL, NULL).hardware, "cpu, generic, oneDNN ", 21), 0);
+  unsetenv("NEXTPATCH_ISA");
   assert_int_equal(strncmp(choice.why, "backend: auto; ", 15), 0);
   assert_true(strlen(choice.why) > 20);
   assert_int_equal(choice.act, np_cpu_has_bf16() ? NP_BF16 : NP_F32);

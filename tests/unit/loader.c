@@ -362,18 +362,23 @@ static void test_one_channel_not_square(void **state) {
   np_dataset_close(dataset);
 }
 
-/* Ten are forgiven; then the share counts, at the same batch whatever the workers do; the error stays. */
+/* Ten are forgiven, unless none is; then the share counts, at the same batch whatever the workers do; the error stays.
+ */
 static void test_bad_share(void **state) {
   np_dataset *dataset = make(state, 60, true);
   np_loader_options o = options(true);
   np_loader *loader;
   const np_batch *b;
   for (int i = 0; i < 60; i += 6) damage_at(dataset, i, TEXT); /* ten of sixty */
-  o.max_bad_share = 0;
+  o.max_bad_share = 1e-9;
   o.batches = 7; /* 56 images: at most the ten */
   record forgiven = run(dataset, &o);
   assert_int_equal(forgiven.status, NP_OK);
   free(forgiven.bytes);
+  o.max_bad_share = 0;
+  record strict = run(dataset, &o);
+  assert_int_equal(strict.status, NP_ERR_FORMAT);
+  free(strict.bytes);
   o.batches = 100;
   o.max_bad_share = .2;
   record allowed = run(dataset, &o);
@@ -397,6 +402,42 @@ static void test_bad_share(void **state) {
   assert_error(np_loader_next(loader, &b), NP_ERR_FORMAT, "allowed share");
   assert_null(b);
   np_loader_close(loader);
+  np_dataset_close(dataset);
+}
+
+/* The share is the whole run's: a loader that goes on from the counts of the one before it ends as one without a break,
+ * in a stop or not. */
+static void test_bad_share_goes_on(void **state) {
+  np_dataset *dataset = make(state, 60, true);
+  np_loader_options o = options(true);
+  for (int i = 0; i < 12; i++) damage_at(dataset, i, TEXT); /* a fifth; its luck varies along an epoch */
+  o.batches = 40;
+  int stopped = 0, alone = 0;
+  for (int percent = 18; percent <= 30; percent++) {
+    o.max_bad_share = percent / 100.;
+    record whole = run(dataset, &o);
+    stopped += whole.status != NP_OK;
+    for (int64_t half = 4; half < whole.batches; half += 4) {
+      np_loader_options first = o, rest = o;
+      first.batches = rest.first_batch = half;
+      record one = run(dataset, &first);
+      record without = run(dataset, &rest);
+      rest.seen = one.stats.seen;
+      rest.bad = one.stats.bad;
+      record two = run(dataset, &rest);
+      assert_int_equal(one.stats.seen, half * 8);
+      assert_int_equal(two.status, whole.status);
+      assert_string_equal(two.message, whole.message);
+      assert_int_equal(half + two.batches, whole.batches);
+      assert_true(two.stats.seen == whole.stats.seen && two.stats.bad == whole.stats.bad);
+      alone += without.status != whole.status; /* what the counts are for */
+      free(one.bytes);
+      free(two.bytes);
+      free(without.bytes);
+    }
+    free(whole.bytes);
+  }
+  assert_true(stopped > 0 && stopped < 13 && alone > 0);
   np_dataset_close(dataset);
 }
 
@@ -516,6 +557,7 @@ int main(void) {
       IN_TEMP(test_stand_in),
       IN_TEMP(test_evaluation),
       IN_TEMP(test_bad_share),
+      IN_TEMP(test_bad_share_goes_on),
       IN_TEMP(test_one_channel_not_square),
       IN_TEMP(test_nothing_readable),
       IN_TEMP(test_log),

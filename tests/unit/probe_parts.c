@@ -105,10 +105,12 @@ static void locate(void **state) {
   touch(root, "checkpoints/step-+100000003");
   touch(root, "checkpoints/step-0100000004");
   touch(root, "checkpoints/last");
+  check_located(root, "", "checkpoints/step-100000000/model.safetensors");
   char *empty = np_path_join(root, "checkpoints/step-100000005");
   assert_int_equal(np_folder_make(empty), NP_OK);
   free(empty);
-  check_located(root, "", "checkpoints/step-100000000/model.safetensors");
+  assert_int_equal(np_open_locate(root, &got), NP_ERR_FORMAT); /* and not the one before it */
+  assert_null(got);
   check_located(root, "checkpoints/last", "checkpoints/last/model.safetensors");
   check_located(root, "checkpoints/last/model.safetensors", "checkpoints/last/model.safetensors");
   assert_int_equal(np_open_locate("/nowhere/at/all", &got), NP_ERR_ARGUMENT);

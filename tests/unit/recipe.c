@@ -77,12 +77,12 @@ static void file_and_overrides(void **state) {
   (void)state;
   const char *text = "seed: 7\nmodel: {image_size: [64, 32], patch_size: 16, heads: 6}\n\ntrain:\n  steps: 10 # few\n";
   /* The later override wins; overrides win over the file; an override mends what the file has wrong. */
-  const char *overrides[] = {"train.steps=20", "train.steps=30",  "model.patch_size=8", "probe.layers=[3, 1]",
+  const char *overrides[] = {"train.steps=20", "train.steps=30",  "model.patch_size=8", "probe.layers=[1, 3]",
                              "backend=cpu",    "run.dir=a: b #c", "optim.lr=5e-4"};
   np_recipe *r = good(text, overrides, 7);
   assert_true(r->seed == 7 && r->model.heads == 6 && r->train.steps == 30 && r->model.patch_size == 8);
   assert_true(r->model.image_size[0] == 64 && r->model.image_size[1] == 32 && r->data.prefix[1] == 31);
-  assert_true(r->probe.layers_count == 2 && r->probe.layers[0] == 3 && r->probe.layers[1] == 1);
+  assert_true(r->probe.layers_count == 2 && r->probe.layers[0] == 1 && r->probe.layers[1] == 3);
   assert_true(r->backend == NP_BACKEND_CPU && r->optim.lr == 5e-4 && r->model.width == 1536);
   assert_string_equal(r->run.dir, "a: b #c");
   np_recipe_free(r);
@@ -240,7 +240,8 @@ static void combinations(void **state) {
       "r.yaml:3: train.micro_batch: 4 does not divide train.batch 10; allowed: a divisor of it, or 0");
   bad("probe: {layers: [1, 24]}\n",
       "r.yaml:1: probe.layers: [1, 24] names block 24; allowed: 0..23, model.blocks is 24");
-  bad("probe: {layers: [1, 2, 1]}\n", "r.yaml:1: probe.layers: [1, 2, 1] names block 1 behind 2; allowed: ascending, each once");
+  bad("probe: {layers: [1, 2, 1]}\n",
+      "r.yaml:1: probe.layers: [1, 2, 1] names block 1 behind 2; allowed: ascending, each once");
   bad_override("train.micro_batch=3",
                "command line: train.micro_batch=3 does not divide train.batch 4096; allowed: a divisor of it, or 0");
   bad("model: {channels: 1, patch_size: 1}\n",
@@ -329,7 +330,7 @@ static void round_trip(void **state) {
                                           "probe.data=~",
                                           "probe.train=null",
                                           "probe.val=5",
-                                          "probe.layers=[4, 0, 2]",
+                                          "probe.layers=[0, 2, 4]",
                                           "probe.epochs=2",
                                           "probe.batch=8",
                                           "probe.lr=[0.1, 0.7]",
