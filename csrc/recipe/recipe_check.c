@@ -113,8 +113,9 @@ static np_status pair(check c, const np_key *key, const double value[2]) {
 static np_status check_prefix(check c) {
   int *prefix = c.recipe->data.prefix, last = np_recipe_tokens(&c.recipe->model) - 1;
   /* A change of shape or of the default's ends is told where the shape was given. */
-  const np_key *key = KEY(data.prefix), *shape = KEY(model.patch_size);
-  if (!c.origins->of[shape - np_keys].where) shape = KEY(model.image_size);
+  const np_key *key = KEY(data.prefix), *shape = KEY(model.patch_size), *size = KEY(model.image_size);
+  const char *patch_at = c.origins->of[shape - np_keys].where, *size_at = c.origins->of[size - np_keys].where;
+  if (!patch_at || (size_at && !strcmp(size_at, "command line"))) shape = size; /* what came last is the likelier slip */
   if (prefix[1] == -1) prefix[1] = last;
   if (prefix[0] < 0 || prefix[1] > last || prefix[0] > prefix[1])
     return np_origin_error(c.origins, key, shape,

@@ -210,6 +210,7 @@ static np_status load_file(const char *path, const char *const *overrides, int c
   *out = NULL;
   if (!path) return load(NULL, 0, "defaults", overrides, count, trains, out);
   np_status st = np_file_read(path, FILE_LIMIT, &text, &size);
+  if (st == NP_ERR_IO) st = np_error_context(NP_ERR_ARGUMENT, "recipe"); /* a word typed wrong, as a rule */
   if (st == NP_OK) st = load(text, size, path, overrides, count, trains, out);
   free(text);
   return st;

@@ -410,7 +410,7 @@ static void shipped_recipes(void **state) {
 static void missing_file(void **state) {
   (void)state;
   np_recipe *recipe = NULL;
-  assert_int_equal(np_recipe_load("/nonexistent/r.yaml", NULL, 0, &recipe), NP_ERR_IO);
+  assert_int_equal(np_recipe_load("/nonexistent/r.yaml", NULL, 0, &recipe), NP_ERR_ARGUMENT);
   assert_null(recipe);
   assert_non_null(strstr(np_error_message(), "/nonexistent/r.yaml"));
 }
