@@ -17,8 +17,8 @@ enum { MOST_SCORES = 16, PICTURES = 8 };
 
 static const np_cli_word keys[] = {
     {"out", "file to write (RUN/report.html)"},
-    {"probe", "result of a probe of the run's trunk, *.json (every RUN/probe*.json)"},
-    {"random", "result of a probe of a random trunk, *.json (likewise)"},
+    {"probe", "result of a probe of the run's trunk, *.json; without it and random=: every RUN/probe*.json"},
+    {"random", "result of a probe of a random trunk, *.json"},
     {"images", "folder to take pictures from (val/ or test/ beside the recipe's data.train, else that itself)"},
     {NULL, NULL},
 };
