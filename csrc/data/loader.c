@@ -74,11 +74,12 @@ static bool is_known_bad(np_loader *loader, int64_t index) {
   return bad;
 }
 
-static void note_bad(np_loader *loader, int64_t index) {
+/* for_good: the file itself is damaged. What the system did not let us read may be there the next time. */
+static void note_bad(np_loader *loader, int64_t index, bool for_good) {
   pthread_mutex_lock(&loader->lock);
   uint8_t *byte = &loader->known_bad[index / 8], bit = (uint8_t)(1u << (index % 8));
   if (!(*byte & bit)) {
-    *byte |= bit;
+    if (for_good) *byte |= bit;
     if (loader->logged++ < LOGGED_BAD) np_warn("damaged image left out: %s", np_error_message());
     else if (loader->logged == LOGGED_BAD + 1) np_warn("more damaged images; they are counted but no longer listed");
   }
@@ -103,7 +104,7 @@ static np_status fill(np_loader *loader, slot *s, int i) {
         return NP_OK;
       }
       if (st != NP_ERR_FORMAT && st != NP_ERR_IO) return st;
-      note_bad(loader, index);
+      note_bad(loader, index, st == NP_ERR_FORMAT);
     }
     s->damaged[i] = true;
     if (!o->train) return NP_OK;

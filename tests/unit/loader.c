@@ -476,6 +476,38 @@ static void test_other_errors(void **state) {
   np_dataset_close(dataset);
 }
 
+/* A file that is away for an epoch is read again when it is back; one that is damaged is not. */
+static void test_away_for_a_while(void **state) {
+  np_dataset *dataset = make(state, 9, true);
+  np_loader_options o = options(true);
+  np_loader *loader;
+  const np_batch *b;
+  char *bytes[2];
+  size_t size[2];
+  int met[2] = {0, 0};
+  o.workers = o.prefetch = 1;
+  o.batch = 9; /* an epoch */
+  for (int i = 0; i < 2; i++) {
+    assert_ok(np_file_read(dataset->samples[i].path, 1 << 20, &bytes[i], &size[i]));
+    damage_at(dataset, i, i ? TEXT : GONE);
+  }
+  assert_ok(np_loader_open(dataset, &o, &loader));
+  for (int batch = 0; batch < 12; batch++) {
+    assert_ok(np_loader_next(loader, &b));
+    for (int i = 0; i < b->count; i++)
+      if (b->indices[i] < 2) met[b->indices[i]]++;
+    for (int i = 0; batch == 2 && i < 2; i++) {
+      assert_true(met[i] == 0);
+      assert_ok(np_file_write_unsynced(dataset->samples[i].path, bytes[i], size[i]));
+    }
+  }
+  assert_true(met[0] > 5 && met[1] == 0);
+  np_loader_close(loader);
+  np_dataset_close(dataset);
+  free(bytes[0]);
+  free(bytes[1]);
+}
+
 /* Each path once, twenty at most, then one more line. */
 static void test_log(void **state) {
   np_dataset *dataset = make(state, 36, true);
@@ -550,20 +582,11 @@ static void test_memory_of_batches(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      IN_TEMP(test_training_order),
-      IN_TEMP(test_training_transform),
-      IN_TEMP(test_workers_do_not_matter),
-      IN_TEMP(test_resume),
-      IN_TEMP(test_stand_in),
-      IN_TEMP(test_evaluation),
-      IN_TEMP(test_bad_share),
-      IN_TEMP(test_bad_share_goes_on),
-      IN_TEMP(test_one_channel_not_square),
-      IN_TEMP(test_nothing_readable),
-      IN_TEMP(test_log),
-      IN_TEMP(test_other_errors),
-      IN_TEMP(test_close_any_time),
-      IN_TEMP(test_memory_of_batches),
+      IN_TEMP(test_training_order),   IN_TEMP(test_training_transform), IN_TEMP(test_workers_do_not_matter),
+      IN_TEMP(test_resume),           IN_TEMP(test_stand_in),           IN_TEMP(test_evaluation),
+      IN_TEMP(test_bad_share),        IN_TEMP(test_bad_share_goes_on),  IN_TEMP(test_one_channel_not_square),
+      IN_TEMP(test_nothing_readable), IN_TEMP(test_away_for_a_while),   IN_TEMP(test_log),
+      IN_TEMP(test_other_errors),     IN_TEMP(test_close_any_time),     IN_TEMP(test_memory_of_batches),
   };
   np_log_set_level(NP_LOG_QUIET);
   return cmocka_run_group_tests(tests, NULL, NULL);
