@@ -200,8 +200,8 @@ np_status np_bench_step(const np_step_bench *how, np_step_timing *out) {
   bench b = {.recipe = recipe, .micro = micro};
   np_ops_choice choice;
   size_t before;
-  *out = (np_step_timing){.threads = recipe->threads ? recipe->threads : np_machine_cores()};
   NP_TRY(np_ops_choose(recipe, &choice));
+  *out = (np_step_timing){.threads = choice.threads};
   NP_TRY(make_inputs(&b));
   NP_TRY(np_ops_open(recipe, &choice, &b.ops));
   out->backend = b.ops->name, out->precision = np_precision_name(b.ops->act);

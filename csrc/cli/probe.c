@@ -5,12 +5,10 @@
 #include "util/file.h"
 #include "util/log.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 static const np_cli_word keys[] = {
     {"data",

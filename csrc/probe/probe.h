@@ -21,7 +21,7 @@ typedef struct np_probe_result {
   int64_t train_images, steps;
   int batch;
   double seconds;
-  int count, best;        /* best: most top-1 hits, then most top-5, then the first */
+  int count, best;        /* best: of finite loss, most top-1 hits, then most top-5, then the first */
   np_probe_point *points; /* [count], one for each (lr, weight decay), decays innermost */
 } np_probe_result;
 

@@ -43,8 +43,7 @@ typedef struct np_recipe_model {
   int head_width;    /* E; multiple of 4 */
   int head_blocks;   /* M */
   np_head_block head_block;
-  np_pixel_target
-      pixel_target; /* what the loss compares with: each patch standardised by itself, or as the image was normalised */
+  np_pixel_target pixel_target; /* the loss's: each patch standardised by itself, or as the image was normalised */
   double pixel_mean[3], pixel_std[3]; /* of pixels in [0, 1]; the first `channels` count */
 } np_recipe_model;
 
@@ -60,7 +59,7 @@ typedef struct np_recipe_data {
   int prefix[2]; /* smallest and largest prefix length S, 0 <= S <= N-1; [0, 0]: plain causal. max -1 in the file means
                     N-1 */
   int64_t max_pixels;   /* a larger image counts as damaged */
-  double max_bad_share; /* damaged images over all seen; above it (and more than 10) the run stops */
+  double max_bad_share; /* damaged images over all seen; above it (and more than 10; 0: any) the run stops */
 } np_recipe_data;
 
 typedef struct np_recipe_optim {

@@ -115,7 +115,8 @@ static np_status check_prefix(check c) {
   /* A change of shape or of the default's ends is told where the shape was given. */
   const np_key *key = KEY(data.prefix), *shape = KEY(model.patch_size), *size = KEY(model.image_size);
   const char *patch_at = c.origins->of[shape - np_keys].where, *size_at = c.origins->of[size - np_keys].where;
-  if (!patch_at || (size_at && !strcmp(size_at, "command line"))) shape = size; /* what came last is the likelier slip */
+  if (!patch_at || (size_at && !strcmp(size_at, NP_COMMAND_LINE)))
+    shape = size; /* what came last is the likelier slip */
   if (prefix[1] == -1) prefix[1] = last;
   if (prefix[0] < 0 || prefix[1] > last || prefix[0] > prefix[1])
     return np_origin_error(c.origins, key, shape,

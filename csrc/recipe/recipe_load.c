@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char COMMAND_LINE[] = "command line";
 enum { FILE_LIMIT = 1 << 20 };
 
 typedef struct loader {
@@ -129,7 +128,7 @@ static np_status apply_defaults(loader *l) {
 
 static np_status value_error(const np_key *key, const char *value) {
   char allowed[NP_ALLOWED_ROOM];
-  return np_error(NP_ERR_ARGUMENT, "%s: %s=%.*s: expected %s", COMMAND_LINE, key->name, (int)strcspn(value, "\r\n"),
+  return np_error(NP_ERR_ARGUMENT, "%s: %s=%.*s: expected %s", NP_COMMAND_LINE, key->name, (int)strcspn(value, "\r\n"),
                   value, np_key_allowed(key, allowed));
 }
 
@@ -139,12 +138,12 @@ static np_status apply_override(loader *l, const char *override) {
   const char *equals = strchr(override, '=');
   char name[64], remark[512], *quoted = NULL, *text = NULL;
   if (!equals || equals == override || strcspn(override, "\r\n") < (size_t)(equals - override))
-    return np_error(NP_ERR_ARGUMENT, "%s: '%.*s': expected key=value, such as train.steps=1000", COMMAND_LINE,
+    return np_error(NP_ERR_ARGUMENT, "%s: '%.*s': expected key=value, such as train.steps=1000", NP_COMMAND_LINE,
                     (int)strcspn(override, "\r\n"), override);
   snprintf(name, sizeof name, "%.*s", (int)(equals - override), override);
   const np_key *key = (size_t)(equals - override) < sizeof name ? np_key_find("", name) : NULL;
   if (!key)
-    return np_error(NP_ERR_ARGUMENT, "%s: %s: no such key; %s", COMMAND_LINE, name,
+    return np_error(NP_ERR_ARGUMENT, "%s: %s: no such key; %s", NP_COMMAND_LINE, name,
                     np_key_suggest(name, remark, sizeof remark));
   const char *value = equals + 1;
   if (key->type != NP_KEY_STRING && strpbrk(value, "\r\n")) return value_error(key, value);
@@ -161,10 +160,10 @@ static np_status apply_override(loader *l, const char *override) {
     st = no_memory();
     goto out;
   }
-  st = np_source_read(text, (size_t)size, COMMAND_LINE, false, &source);
+  st = np_source_read(text, (size_t)size, NP_COMMAND_LINE, false, &source);
   if (st != NP_ERR_MEMORY && (st != NP_OK || source.count != 1 || source.entries[0].key != key))
     st = value_error(key, value);
-  if (st == NP_OK) st = apply(l, text, (size_t)size, &source, COMMAND_LINE, false);
+  if (st == NP_OK) st = apply(l, text, (size_t)size, &source, NP_COMMAND_LINE, false);
 out:
   np_source_free(&source);
   free(quoted);

@@ -87,9 +87,11 @@ typedef struct np_source {
 np_status np_source_read(const char *text, size_t size, const char *where, bool with_lines, np_source *out);
 void np_source_free(np_source *source);
 
+#define NP_COMMAND_LINE "command line" /* where an override stands */
+
 /* Where the value of each key came from. */
 typedef struct np_origin {
-  const char *where; /* file name or "command line"; NULL: the default */
+  const char *where; /* file name or NP_COMMAND_LINE; NULL: the default */
   int line;          /* 0: none */
   char *text;        /* as in np_entry */
 } np_origin;
