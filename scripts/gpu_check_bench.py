@@ -102,7 +102,7 @@ def stage_bench(check):
 # ---- peers -----------------------------------------------------------------------------------------------------------
 
 
-PEER_TOKENS = ("256", "1024")
+PEER_SHAPES = ("--head-width", "128", "64", "--tokens", "256", "1024", "576", "196")  # the goal's first: time may be up
 
 
 def budget(check, most):
@@ -112,7 +112,7 @@ def budget(check, most):
 
 def peer_attention(check):
     out = os.path.join(check.scratch, "peer-attention.json")
-    words = ["--tokens", *PEER_TOKENS, "--rounds", "1", "--timeout", "150"]  # a start compiles anew
+    words = [*PEER_SHAPES, "--rounds", "1", "--timeout", "150"]  # a start compiles anew
     if DRY:
         words = ["--tokens", "33", "--head-width", "16", "--width", "32", "--rows", "66", "--rotate-mb", "1",
                  "--precision", "fp32", "--rounds", "1", "--runs", "1", "--warmup", "1"]
