@@ -9,7 +9,6 @@
 #include <cyaml/cyaml.h>
 #include <errno.h>
 #include <isa-l.h>
-#include <oneapi/dnnl/dnnl.h>
 #include <png.h>
 #include <protobuf-c/protobuf-c.h>
 #include <stdarg.h>
@@ -74,7 +73,8 @@ static void report_build(cJSON *to) {
 
 static void report_processor(cJSON *to) {
   static const char *const wanted[] = {"avx2", "fma", "f16c", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16"};
-  char name[256], found[256] = "";
+  char name[256], found[256] = "", products[NP_CPU_TEXT];
+  np_cpu_products_name(products);
   np_machine_cpu_name(name, sizeof name);
   say(to, "model", "%s", name);
   say(to, "cores", "%d usable, %ld online", np_machine_cores(), sysconf(_SC_NPROCESSORS_ONLN));
@@ -83,7 +83,7 @@ static void report_processor(cJSON *to) {
     snprintf(found + strlen(found), sizeof found - strlen(found), "%s%s", *found ? " " : "", wanted[i]);
   }
   say(to, "instruction sets", "%s", *found ? found : "none of note");
-  say(to, "matrix products (oneDNN)", "%s", np_cpu_products_isa_name());
+  say(to, "matrix products", "%s", products);
   say(to, "other loops", "%s", np_cpu_isa_name());
   say(to, "bf16", "%s", np_cpu_has_bf16() ? "yes: precision auto takes it" : "no: precision auto takes fp32");
 #ifdef _OPENMP
@@ -138,10 +138,8 @@ static void report_gpus(cJSON *to) {
 #endif
 
 static void report_libraries(cJSON *to) {
-  const dnnl_version_t *dnnl = dnnl_version();
   uint32_t png = png_access_version_number();
   unsigned xxhash = XXH_versionNumber();
-  say(to, "oneDNN", "%d.%d.%d", dnnl->major, dnnl->minor, dnnl->patch);
   say(to, "libpng", "%u.%u.%u", png / 10000, png / 100 % 100, png % 100);
   say(to, "libjpeg-turbo", "%s", TEXT(LIBJPEG_TURBO_VERSION));
   say(to, "zlib", "%s", zlibVersion());

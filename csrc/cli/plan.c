@@ -88,25 +88,29 @@ static void print_memory(const np_memory_plan *plan, int batch, np_dtype act) {
   line_bytes("total", (double)plan->total);
 }
 
-/* The same with each setting of train.recompute, and the FLOPs that it costs. */
+/* The same with each setting of train.recompute, and what it costs: FLOPs, and bytes of norms and GELU. */
 static np_status print_recompute(const np_recipe *recipe, int batch, int step, np_dtype act) {
   static const char *const names[] = {"none", "gelu_norm", "block"};
   np_status st = NP_OK;
   const np_recipe_model *m = &recipe->model;
   double work = np_model_flops(m, recipe->data.prefix, false);
   printf("train.recompute: what the backward pass makes again (the same bits)\n");
-  printf("  %-12s %16s %16s %26s\n", "", "activations, GB", "total, GB", "extra FLOP an image");
+  printf("  %-12s %16s %12s %26s %26s\n", "", "activations, GB", "total, GB", "again an image: products",
+         "norms and GELU");
   for (int i = NP_RECOMPUTE_NONE; i <= NP_RECOMPUTE_BLOCK; i++) {
     np_model_options model = np_model_training(recipe, batch);
     model.recompute = (np_recompute)i;
     model.step = step;
     np_memory_plan memory;
-    char extra[64];
+    char extra[64], moved[64];
     double again = np_model_recompute_flops(m, recipe->data.prefix, model.recompute);
     NP_TRY(plan_model(recipe, &model, act, &memory));
-    snprintf(extra, sizeof extra, "%.3f T, %.0f %%", again * 1e-12, 100 * again / work);
-    printf("  %-12s %16.2f %16.2f %26s%s\n", names[i], (double)memory.activations * 1e-9, (double)memory.total * 1e-9,
-           extra, model.recompute == recipe->train.recompute ? "   this recipe" : "");
+    snprintf(extra, sizeof extra, "%.3f TFLOP, %.0f %%", again * 1e-12, 100 * again / work);
+    snprintf(moved, sizeof moved, "%.3f GB moved",
+             np_model_recompute_bytes(m, recipe->data.prefix, model.recompute, act) * 1e-9);
+    printf("  %-12s %16.2f %12.2f %26s %26s%s\n", names[i], (double)memory.activations * 1e-9,
+           (double)memory.total * 1e-9, extra, moved,
+           model.recompute == recipe->train.recompute ? "   this recipe" : "");
   }
 out:
   return st;

@@ -33,3 +33,19 @@ double np_model_recompute_flops(const np_recipe_model *c, const int prefix_range
   double trunk = blocks * (N * (4 + ratio) * D * D + 2 * D * np_model_pairs(c, prefix_range));
   return 2 * (trunk + mean_loss_tokens(N, prefix_range) * head_blocks * ratio * E * E);
 }
+
+double np_model_recompute_bytes(const np_recipe_model *c, const int prefix_range[2], np_recompute recompute,
+                                np_dtype act) {
+  double tokens = np_recipe_tokens(c), loss_tokens = mean_loss_tokens(tokens, prefix_range);
+  double D = c->width, E = c->head_width, gelu = 2 * c->mlp_ratio, blocks = c->blocks, head_blocks = c->head_blocks;
+  double values = 0; /* a norm reads a row and writes one; with a branch to add two more */
+  if (recompute == NP_RECOMPUTE_GELU_NORM) {
+    values = ((blocks - 1) * tokens + loss_tokens) * (gelu + 2) * D + blocks * tokens * 2 * D +
+             head_blocks * loss_tokens * (gelu + 2) * E;
+  } else if (recompute == NP_RECOMPUTE_BLOCK) {
+    double norms = c->head_block == NP_HEAD_L3M ? 2 + 4 : 2;
+    values = (blocks - 1) * tokens * (gelu + 2 + 4) * D;
+    if (head_blocks > 0) values += (head_blocks - 1) * loss_tokens * (gelu + norms) * E;
+  }
+  return values * (double)np_dtype_size(act);
+}

@@ -116,5 +116,8 @@ double np_model_pairs(const np_recipe_model *config, const int prefix_range[2]);
 double np_model_flops(const np_recipe_model *config, const int prefix_range[2], bool all_tokens);
 /* What of the forward pass over one image runs a second time, matrices and attention as above, loss tokens alone. */
 double np_model_recompute_flops(const np_recipe_model *config, const int prefix_range[2], np_recompute recompute);
+/* Bytes that the norms and GELUs of it read and write: their time, which FLOPs do not tell. */
+double np_model_recompute_bytes(const np_recipe_model *config, const int prefix_range[2], np_recompute recompute,
+                                np_dtype act);
 
 #endif

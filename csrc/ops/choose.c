@@ -14,8 +14,10 @@ enum { WIDEST_BF16_HEAD = 128 }; /* of the CUDA backend's attention in bf16 */
 static np_status choose_backend(const np_recipe *recipe, np_ops_choice *out) {
   np_cuda_about about;
   np_status st = NP_OK;
+  char products[NP_CPU_TEXT];
+  np_cpu_products_name(products);
   out->backend = NP_BACKEND_CPU;
-  snprintf(out->hardware, sizeof out->hardware, "cpu, %s, oneDNN %s", np_cpu_isa_name(), np_cpu_products_isa_name());
+  snprintf(out->hardware, sizeof out->hardware, "cpu, %s, %s", np_cpu_isa_name(), products);
   if (recipe->backend == NP_BACKEND_CPU) {
     snprintf(out->why, sizeof out->why, "as the recipe asks");
     return NP_OK;
@@ -55,6 +57,29 @@ static np_status check_cuda(const np_recipe *recipe, np_dtype act) {
                   recipe->model.heads, head, WIDEST_BF16_HEAD);
 }
 
+/* ---- the attention kernels ---- */
+
+/* Those that were asked for by name run, or nothing does. */
+static np_status check_attention(const np_recipe *recipe, const np_ops_choice *choice) {
+  static const char *const names[] = {[NP_ATTENTION_AUTO] = "auto",
+                                      [NP_ATTENTION_PORTABLE] = "portable",
+                                      [NP_ATTENTION_HOPPER] = "hopper",
+                                      [NP_ATTENTION_CUDNN] = "cudnn"};
+  const char *name = names[recipe->attention];
+  if (recipe->attention == NP_ATTENTION_AUTO) return NP_OK;
+  if (choice->backend != NP_BACKEND_CUDA)
+    return np_error(NP_ERR_ARGUMENT,
+                    "attention: %s: kernels of backend: cuda, and this runs on the CPU (%s); allowed: auto", name,
+                    choice->why);
+  if (choice->act != NP_BF16)
+    return np_error(
+        NP_ERR_ARGUMENT,
+        "attention: %s: kernels for precision: bf16, and fp32 has its own; allowed: auto, or precision: bf16", name);
+  return NP_OK;
+}
+
+/* ---- all of it ---- */
+
 np_status np_ops_choose(const np_recipe *recipe, np_ops_choice *out) {
   np_status st;
   *out = (np_ops_choice){.threads = recipe->threads ? recipe->threads : np_machine_cores()};
@@ -63,7 +88,8 @@ np_status np_ops_choose(const np_recipe *recipe, np_ops_choice *out) {
   bool native = cuda || np_cpu_has_bf16();
   bool low = recipe->precision == NP_PRECISION_BF16 || (recipe->precision == NP_PRECISION_AUTO && native);
   out->act = low ? NP_BF16 : NP_F32;
-  st = cuda ? check_cuda(recipe, out->act) : check_cpu(out->act);
+  NP_TRY(cuda ? check_cuda(recipe, out->act) : check_cpu(out->act));
+  NP_TRY(check_attention(recipe, out));
 out:
   return st;
 }

@@ -9,7 +9,7 @@ typedef struct np_ops_choice {
   np_backend backend; /* CPU or CUDA */
   np_dtype act;
   int threads;       /* of the CPU backend, at least 1; a caller may set it before opening */
-  char hardware[80]; /* "cpu, avx2, oneDNN AVX2" or "cuda, NVIDIA H200": what bits may depend on, for a run's record */
+  char hardware[80]; /* "cpu, avx2, oneDNN 2.6.3 AVX2", "cuda, NVIDIA H200": what bits may depend on, for the record */
   size_t memory;     /* of the GPU, in bytes; 0 on the CPU */
   char why[192];     /* this backend, and not the other one */
 } np_ops_choice;

@@ -196,7 +196,8 @@ np_status np_ops_cpu(np_dtype act, int threads, np_ops **out);
 bool np_cpu_has_bf16(void);
 /* Instruction set of the backend's own loops: "generic", "avx2", "avx512". */
 const char *np_cpu_isa_name(void);
-/* That of oneDNN's products: "AVX2", "AVX-512 BF16". */
-const char *np_cpu_products_isa_name(void);
+/* What its products run on: "oneDNN 2.6.3 AVX-512 BF16". */
+enum { NP_CPU_TEXT = 48 };
+void np_cpu_products_name(char text[NP_CPU_TEXT]);
 
 #endif

@@ -133,12 +133,14 @@ static np_status read_recipe(np_opened *opened, const np_open_options *options) 
   const char *text = np_safetensors_metadata(opened->file, "recipe");
   if (!text) return infer_recipe(opened, options);
   opened->own = true;
-  /* The range of prefix lengths is training's, and of the grid trained on: nobody should have to change it for another
-   * grid. The user's words come behind it and win. */
+  /* What is training's alone nobody should have to change here: the kernels of its attention, which another device may
+   * not have, and the range of prefix lengths, which is of the grid trained on. The user's words come behind and win.
+   */
   const bool other_grid = given(options, "model.image_size") || given(options, "model.patch_size");
-  const char **words = malloc(((size_t)options->override_count + 1) * sizeof *words);
+  const char **words = malloc(((size_t)options->override_count + 2) * sizeof *words);
   if (!words) return np_error(NP_ERR_MEMORY, "%s: out of memory", opened->path);
   int count = 0;
+  words[count++] = "attention=auto";
   if (other_grid) words[count++] = "data.prefix=[1, -1]";
   for (int i = 0; i < options->override_count; i++) words[count++] = options->overrides[i];
   char *name = np_format("%s (its recipe)", opened->path);

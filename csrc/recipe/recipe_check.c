@@ -102,6 +102,10 @@ static np_status check_backend(check c) {
         c.origins, KEY(attention), NULL,
         " takes heads 32, 64, 96 or 128 wide, and model.width / heads = %d / %d = %d; allowed: auto, portable",
         r->model.width, r->model.heads, head);
+  if (c.trains && r->attention == NP_ATTENTION_CUDNN)
+    return np_origin_error(c.origins, KEY(attention), NULL,
+                           " has no prefix mask, which training needs; it serves features, probes and bench attention; "
+                           "allowed: auto, portable, hopper");
   return NP_OK;
 }
 

@@ -115,8 +115,8 @@ static void doctor(void **state) {
   RUN("doctor");
   assert_int_equal(result.exit_code, 0);
   assert_string_equal(result.err, "");
-  const char *const lines[] = {"version",          "commit",      "CUDA operators", "NCCL",   "MPI",   "cores",
-                               "instruction sets", "other loops", "bf16",           "oneDNN", "memory"};
+  const char *const lines[] = {"version",     "commit", "CUDA operators",  "NCCL",  "MPI", "cores", "instruction sets",
+                               "other loops", "bf16",   "matrix products", "memory"};
   for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
     char line[64];
     snprintf(line, sizeof line, "\n  %s ", lines[i]);

@@ -39,8 +39,9 @@ static void a_free_choice_is_the_cpu(void **state) {
   (void)state;
   np_ops_choice choice = chosen(NULL, NULL);
   assert_true(choice.backend == NP_BACKEND_CPU && choice.memory == 0 && choice.threads == np_machine_cores());
-  char hardware[80];
-  snprintf(hardware, sizeof hardware, "cpu, %s, oneDNN %s", np_cpu_isa_name(), np_cpu_products_isa_name());
+  char hardware[80], products[NP_CPU_TEXT];
+  np_cpu_products_name(products);
+  snprintf(hardware, sizeof hardware, "cpu, %s, %s", np_cpu_isa_name(), products);
   assert_string_equal(choice.hardware, hardware);
   setenv("NEXTPATCH_ISA", "generic", 1); /* other sums: to be seen in the record */
   assert_int_equal(strncmp(chosen(NULL, NULL).hardware, "cpu, generic, oneDNN ", 21), 0);
@@ -63,6 +64,14 @@ static void a_gpu_that_is_not_there_is_refused(void **state) {
   assert_int_equal(np_cuda_device_count(), 0);
 }
 
+static void attention_that_cannot_run_is_refused(void **state) {
+  (void)state;
+  assert_refused("attention=hopper", "backend=cpu",
+                 "attention: hopper: kernels of backend: cuda, and this runs on the CPU");
+  assert_refused("attention=portable", NULL, "attention: portable: kernels of backend: cuda");
+  assert_int_equal(chosen("attention=auto", "backend=cpu").backend, NP_BACKEND_CPU);
+}
+
 static void the_choice_is_opened(void **state) {
   (void)state;
   np_recipe *r = recipe("precision=fp32", "threads=2");
@@ -83,8 +92,8 @@ static void the_choice_is_opened(void **state) {
 
 int main(void) {
   setenv("CUDA_VISIBLE_DEVICES", "", 1); /* before the first CUDA call */
-  const struct CMUnitTest tests[] = {cmocka_unit_test(a_free_choice_is_the_cpu),
-                                     cmocka_unit_test(a_gpu_that_is_not_there_is_refused),
-                                     cmocka_unit_test(the_choice_is_opened)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(a_free_choice_is_the_cpu), cmocka_unit_test(a_gpu_that_is_not_there_is_refused),
+      cmocka_unit_test(attention_that_cannot_run_is_refused), cmocka_unit_test(the_choice_is_opened)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,96 +1,10 @@
-/* A training step in its forms: what the backward pass makes again, and what runs as a recording, changes no bit of
- * loss and gradients. */
+/* A training step in its forms: room for fewer loss tokens, and running as a recording, change no bit of loss and
+ * gradients. */
 #include "model/internal.h"
-#include "unit/model_bed.h"
+#include "unit/model_parts.h"
 #include "unit/recorder.h"
 
 #include <stdio.h>
-
-/* One micro-batch of a step: images `from` .. from + count. */
-typedef struct part {
-  int from, count;
-  bool bytes, first;
-  int32_t prefix[BATCH];
-} part;
-
-static void run_part(bed *b, const part *p) {
-  static uint8_t bytes[BATCH * PIXELS];
-  for (int i = 0; i < BATCH * PIXELS; i++) bytes[i] = (uint8_t)(127.5f + 127.5f * noise(5u * (uint32_t)i));
-  const size_t at = (size_t)p->from * PIXELS;
-  ok(np_model_feed(b->model, p->count, p->bytes ? bytes + at : NULL, p->bytes ? NULL : b->images + at, p->prefix));
-  ok(np_model_train(b->model, 17, p->first));
-}
-
-/* Loss and gradients so far, compared in bits. */
-static void compare(bed *a, bed *b, const char *what) {
-  double x, y;
-  float *p = malloc((size_t)a->total * sizeof *p), *q = malloc((size_t)b->total * sizeof *q);
-  ok(np_model_read_loss(a->model, &x));
-  ok(np_model_read_loss(b->model, &y));
-  ok(a->ops->download(a->ops, p, np_model_gradients(a->model), (size_t)a->total * sizeof *p));
-  ok(b->ops->download(b->ops, q, np_model_gradients(b->model), (size_t)b->total * sizeof *q));
-  if (memcmp(&x, &y, sizeof x)) fail_msg("%s: losses %.17g and %.17g", what, x, y);
-  for (int64_t i = 0; i < a->total; i++)
-    if (memcmp(p + i, q + i, sizeof *p))
-      fail_msg("%s: gradient %lld is %.9g and %.9g", what, (long long)i, (double)p[i], (double)q[i]);
-  free(p);
-  free(q);
-}
-
-/* Two steps, the first of two micro-batches; what the second finds in the buffers is the first's. */
-static const part two_steps[] = {
-    {0, 2, false, true, {1, 7}}, {2, 1, true, false, {4}}, {0, 3, true, true, {N - 1, 2, N}}};
-
-static void compare_recompute(np_dtype act, np_head_block block, int head_blocks, bool all_tokens, int recompute) {
-  char what[80];
-  np_recipe_model config = small;
-  np_ops *ops[2];
-  config.blocks = 3;
-  config.head_blocks = head_blocks;
-  config.head_block = block;
-  for (int i = 0; i < 2; i++) ok(np_ops_cpu(act, 0, &ops[i]));
-  bed *kept = make_on(ops[0], &config, (np_model_options){.all_tokens = all_tokens});
-  bed *again =
-      make_on(ops[1], &config, (np_model_options){.all_tokens = all_tokens, .recompute = (np_recompute)recompute});
-  snprintf(what, sizeof what, "act %d, head block %d × %d, all tokens %d, recompute %d", act, block, head_blocks,
-           all_tokens, recompute);
-  for (size_t i = 0; i < sizeof two_steps / sizeof *two_steps; i++) {
-    run_part(kept, &two_steps[i]);
-    run_part(again, &two_steps[i]);
-    compare(kept, again, what);
-  }
-  unmake(kept);
-  unmake(again);
-}
-
-static void recomputing_changes_no_bit(void **state) {
-  (void)state;
-  for (int act = 0; act < 1 + np_cpu_has_bf16(); act++)
-    for (int block = NP_HEAD_MLP; block <= NP_HEAD_L3M; block++)
-      for (int head_blocks = 1; head_blocks <= 3; head_blocks += 2)
-        for (int all_tokens = 0; all_tokens < 2; all_tokens++)
-          for (int recompute = NP_RECOMPUTE_GELU_NORM; recompute <= NP_RECOMPUTE_BLOCK; recompute++)
-            compare_recompute(act ? NP_BF16 : NP_F32, (np_head_block)block, head_blocks, all_tokens, recompute);
-}
-
-/* Less and less memory, and the FLOPs that pay for it. */
-static void recomputing_takes_less_memory(void **state) {
-  (void)state;
-  size_t before = SIZE_MAX;
-  np_recipe_model config = small;
-  config.blocks = config.head_blocks = 12;
-  for (int recompute = NP_RECOMPUTE_NONE; recompute <= NP_RECOMPUTE_BLOCK; recompute++) {
-    np_memory_plan plan;
-    np_model_options options = {.batch = BATCH, .head = true, .train = true, .recompute = (np_recompute)recompute};
-    ok(np_model_plan(&config, &options, NP_BF16, &plan));
-    assert_true(plan.activations < before);
-    before = plan.activations;
-  }
-  double forward = np_model_flops(&config, (int[]){1, N - 1}, false) / 3;
-  double again = np_model_recompute_flops(&config, (int[]){1, N - 1}, NP_RECOMPUTE_BLOCK);
-  assert_true(np_model_recompute_flops(&config, (int[]){1, N - 1}, NP_RECOMPUTE_GELU_NORM) == 0);
-  assert_true(again > 0.4 * forward && again < forward);
-}
 
 /* ---- room for the loss tokens alone ---- */
 
@@ -338,8 +252,6 @@ static void a_failed_recording_is_an_error(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(recomputing_changes_no_bit),
-      cmocka_unit_test(recomputing_takes_less_memory),
       cmocka_unit_test(sizes_are_few_and_fine_where_passes_are),
       cmocka_unit_test(every_pass_of_any_recipe_is_listed),
       cmocka_unit_test(sizes_of_any_pass),

@@ -255,8 +255,12 @@ static void combinations(void **state) {
 /* A single patch has features, but nothing to predict. */
 static void what_training_takes(void **state) {
   (void)state;
-  const char *one[] = {"model.image_size=[14, 14]", "data.prefix=[0, 0]"}, *large[] = {"model.patch_size=224"};
+  const char *one[] = {"model.image_size=[14, 14]", "data.prefix=[0, 0]"}, *large[] = {"model.patch_size=224"},
+             *cudnn[] = {"attention=cudnn"};
   np_recipe *recipe = NULL;
+  expect_error(np_recipe_load_to_train(NULL, cudnn, 1, &recipe), recipe,
+               "command line: attention=cudnn has no prefix mask, which training needs; it serves features, probes and "
+               "bench attention; allowed: auto, portable, hopper");
   expect_error(np_recipe_load_to_train(NULL, one, 2, &recipe), recipe,
                "command line: model.image_size=[14, 14] is one patch of model.patch_size 14, and none is left to "
                "predict; allowed: two patches or more");
@@ -265,6 +269,8 @@ static void what_training_takes(void **state) {
                "predict; allowed: two patches or more");
   one[0] = "model.image_size=[14, 28]";
   if (np_recipe_load_to_train(NULL, one, 2, &recipe) != NP_OK) fail_msg("%s", np_error_message());
+  np_recipe_free(recipe);
+  if (np_recipe_load(NULL, cudnn, 1, &recipe) != NP_OK) fail_msg("%s", np_error_message());
   np_recipe_free(recipe);
 }
 

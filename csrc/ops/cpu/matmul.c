@@ -1,7 +1,8 @@
 /* Matrix products of the CPU backend: oneDNN primitives, made once a shape and kept. */
 #include "ops/cpu/cpu.h"
+#include "ops/cpu/onednn.h"
 
-#include <oneapi/dnnl/dnnl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #ifdef _OPENMP
@@ -55,7 +56,7 @@ np_status np_cpu_matmul_open(void **out) {
   if (!state) return np_error(NP_ERR_MEMORY, "out of memory for the table of matrix products");
   TRY_DNNL(dnnl_engine_create(&state->engine, dnnl_cpu, 0));
   TRY_DNNL(dnnl_stream_create(&state->stream, state->engine, dnnl_stream_default_flags));
-  state->amx = dnnl_get_effective_cpu_isa() == dnnl_cpu_isa_avx512_core_amx;
+  state->amx = (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_amx) == dnnl_cpu_isa_avx512_core_amx;
   *out = state;
   return NP_OK;
 out:
@@ -86,13 +87,13 @@ void np_cpu_matmul_close(void *opened) {
 
 static dnnl_data_type_t type_of(np_dtype type) { return type == NP_BF16 ? dnnl_bf16 : dnnl_f32; }
 
-/* The descriptor of a logical [rows, columns] matrix that is stored so, in rows of `pitch` elements, or with its
+/* The layout of a logical [rows, columns] matrix that is stored so, in rows of `pitch` elements, or with its
  * dimensions swapped, in rows of `rows`. */
-static dnnl_status_t describe(dnnl_memory_desc_t *desc, int64_t rows, int64_t columns, int64_t pitch,
-                              bool stored_transposed, np_dtype type) {
+static dnnl_status_t describe(np_layout *layout, int64_t rows, int64_t columns, int64_t pitch, bool stored_transposed,
+                              np_dtype type) {
   dnnl_dims_t dims = {rows, columns};
   dnnl_dims_t strides = {stored_transposed ? 1 : pitch, stored_transposed ? rows : 1};
-  return dnnl_memory_desc_init_by_strides(desc, 2, dims, type_of(type), strides);
+  return dnnl_memory_desc_create_with_strides(layout, 2, dims, type_of(type), strides);
 }
 
 /* How oneDNN 2.6 takes a B stored [k, n], as operands of data and weight gradients are, can be bettered; a transposed B
@@ -124,13 +125,12 @@ static bool wants_packed(const key *k) {
 }
 
 /* The reorder from B as stored to the layout the primitive asks for. */
-static np_status pack_make(cache *state, const dnnl_memory_desc_t *stored, const_dnnl_primitive_desc_t product,
-                           entry *e) {
+static np_status pack_make(cache *state, const np_layout *stored, const_dnnl_primitive_desc_t product, entry *e) {
   np_status st = NP_OK;
   dnnl_primitive_desc_t desc = NULL;
-  const dnnl_memory_desc_t *packed = dnnl_primitive_desc_query_md(product, dnnl_query_weights_md, 0);
-  if (dnnl_memory_desc_equal(packed, stored)) return NP_OK;
-  TRY_DNNL(dnnl_reorder_primitive_desc_create(&desc, stored, state->engine, packed, state->engine, NULL));
+  np_layout_ref packed = dnnl_primitive_desc_query_md(product, dnnl_query_weights_md, 0), from = np_layout_of(stored);
+  if (dnnl_memory_desc_equal(packed, from)) return NP_OK;
+  TRY_DNNL(dnnl_reorder_primitive_desc_create(&desc, from, state->engine, packed, state->engine, NULL));
   TRY_DNNL(dnnl_primitive_create(&e->pack, desc));
   TRY_DNNL(dnnl_memory_create(&e->packed, packed, state->engine, DNNL_MEMORY_NONE));
   e->packed_bytes = dnnl_memory_desc_get_size(packed);
@@ -139,45 +139,74 @@ out:
   return st;
 }
 
-static np_status entry_make(cache *state, const key *k, entry *e) {
+/* The layouts of a product's operands; b as it is stored. */
+typedef struct layouts {
+  np_layout a, b, c, bias;
+} layouts;
+
+static np_status layouts_make(const key *k, layouts *of) {
   np_status st = NP_OK;
   const np_matmul *s = &k->shape;
-  dnnl_memory_desc_t a, b, b_read, c, bias;
-  dnnl_matmul_desc_t desc;
+  dnnl_dims_t bias_dims = {1, s->n};
+  TRY_DNNL(describe(&of->a, s->m, s->k, s->k, s->transpose_a, s->a_type));
+  TRY_DNNL(describe(&of->b, s->k, s->n, k->columns, s->transpose_b, s->b_type));
+  TRY_DNNL(describe(&of->c, s->m, s->n, k->columns, false, s->c_type));
+  TRY_DNNL(dnnl_memory_desc_create_with_tag(&of->bias, 2, bias_dims, dnnl_f32, dnnl_ab));
+out:
+  return st;
+}
+
+static void layouts_clear(layouts *of) {
+  np_layout_clear(&of->a);
+  np_layout_clear(&of->b);
+  np_layout_clear(&of->c);
+  np_layout_clear(&of->bias);
+}
+
+/* The product of these operands, of which it may choose the layout of B. */
+static np_status product_describe(cache *state, const key *k, const layouts *of, dnnl_primitive_desc_t *out) {
+  np_status st = NP_OK;
+  const np_matmul *s = &k->shape;
+  const bool packed = wants_packed(k);
+  np_layout any = {0};
   dnnl_primitive_attr_t attr = NULL;
   dnnl_post_ops_t post = NULL;
-  dnnl_primitive_desc_t primitive_desc = NULL;
-  dnnl_dims_t bias_dims = {1, s->n};
-
-  TRY_DNNL(describe(&a, s->m, s->k, s->k, s->transpose_a, s->a_type));
-  TRY_DNNL(describe(&b, s->k, s->n, k->columns, s->transpose_b, s->b_type));
-  b_read = b;
-  if (wants_packed(k)) {
+  if (packed) {
     dnnl_dims_t dims = {s->k, s->n};
-    TRY_DNNL(dnnl_memory_desc_init_by_tag(&b_read, 2, dims, type_of(s->b_type), dnnl_format_tag_any));
+    TRY_DNNL(dnnl_memory_desc_create_with_tag(&any, 2, dims, type_of(s->b_type), dnnl_format_tag_any));
   }
-  TRY_DNNL(describe(&c, s->m, s->n, k->columns, false, s->c_type));
-  TRY_DNNL(dnnl_memory_desc_init_by_tag(&bias, 2, bias_dims, dnnl_f32, dnnl_ab));
-  TRY_DNNL(dnnl_matmul_desc_init(&desc, &a, &b_read, k->bias ? &bias : NULL, &c));
   TRY_DNNL(dnnl_primitive_attr_create(&attr));
   if (s->accumulate) {
     TRY_DNNL(dnnl_post_ops_create(&post));
-    TRY_DNNL(dnnl_post_ops_append_sum(post, 1.0f));
+    TRY_DNNL(np_post_sum(post));
     TRY_DNNL(dnnl_primitive_attr_set_post_ops(attr, post));
   }
-  TRY_DNNL(dnnl_primitive_desc_create(&primitive_desc, &desc, attr, state->engine, NULL));
-  TRY_DNNL(dnnl_primitive_create(&e->primitive, primitive_desc));
-  NP_TRY(pack_make(state, &b, primitive_desc, e));
-  TRY_DNNL(dnnl_memory_create(&e->a, &a, state->engine, DNNL_MEMORY_NONE));
-  TRY_DNNL(dnnl_memory_create(&e->b, &b, state->engine, DNNL_MEMORY_NONE));
-  TRY_DNNL(dnnl_memory_create(&e->c, &c, state->engine, DNNL_MEMORY_NONE));
-  if (k->bias) TRY_DNNL(dnnl_memory_create(&e->bias, &bias, state->engine, DNNL_MEMORY_NONE));
+  TRY_DNNL(np_product_describe(out, state->engine, &of->a, packed ? &any : &of->b, k->bias ? &of->bias : NULL, &of->c,
+                               attr));
+out:
+  if (post) dnnl_post_ops_destroy(post);
+  if (attr) dnnl_primitive_attr_destroy(attr);
+  np_layout_clear(&any);
+  return st;
+}
+
+static np_status entry_make(cache *state, const key *k, entry *e) {
+  np_status st = NP_OK;
+  layouts of = {0};
+  dnnl_primitive_desc_t desc = NULL;
+  NP_TRY(layouts_make(k, &of));
+  NP_TRY(product_describe(state, k, &of, &desc));
+  TRY_DNNL(dnnl_primitive_create(&e->primitive, desc));
+  NP_TRY(pack_make(state, &of.b, desc, e));
+  TRY_DNNL(dnnl_memory_create(&e->a, np_layout_of(&of.a), state->engine, DNNL_MEMORY_NONE));
+  TRY_DNNL(dnnl_memory_create(&e->b, np_layout_of(&of.b), state->engine, DNNL_MEMORY_NONE));
+  TRY_DNNL(dnnl_memory_create(&e->c, np_layout_of(&of.c), state->engine, DNNL_MEMORY_NONE));
+  if (k->bias) TRY_DNNL(dnnl_memory_create(&e->bias, np_layout_of(&of.bias), state->engine, DNNL_MEMORY_NONE));
   e->key = *k;
   e->used = true;
 out:
-  if (primitive_desc) dnnl_primitive_desc_destroy(primitive_desc);
-  if (post) dnnl_post_ops_destroy(post);
-  if (attr) dnnl_primitive_attr_destroy(attr);
+  if (desc) dnnl_primitive_desc_destroy(desc);
+  layouts_clear(&of);
   if (st != NP_OK) entry_clear(e);
   return st;
 }
@@ -285,25 +314,26 @@ out:
   return st;
 }
 
-const char *np_cpu_products_isa_name(void) {
-  switch (dnnl_get_effective_cpu_isa()) {
-  case dnnl_cpu_isa_sse41:
-    return "SSE4.1";
-  case dnnl_cpu_isa_avx:
-    return "AVX";
-  case dnnl_cpu_isa_avx2:
-    return "AVX2";
-  case dnnl_cpu_isa_avx2_vnni:
-    return "AVX2-VNNI";
-  case dnnl_cpu_isa_avx512_core:
-    return "AVX-512";
-  case dnnl_cpu_isa_avx512_core_vnni:
-    return "AVX-512 VNNI";
-  case dnnl_cpu_isa_avx512_core_bf16:
-    return "AVX-512 BF16";
-  case dnnl_cpu_isa_avx512_core_amx:
-    return "AVX-512 AMX";
-  default:
-    return "generic";
-  }
+static const char *isa_name(void) {
+  /* The strongest first: a set has the bits of those that it is made of, and newer ones than are named here. */
+  static const struct {
+    dnnl_cpu_isa_t bits;
+    const char *name;
+  } known[] = {{dnnl_cpu_isa_avx512_core_amx, "AVX-512 AMX"},
+               {dnnl_cpu_isa_avx512_core_bf16, "AVX-512 BF16"},
+               {dnnl_cpu_isa_avx512_core_vnni, "AVX-512 VNNI"},
+               {dnnl_cpu_isa_avx512_core, "AVX-512"},
+               {dnnl_cpu_isa_avx2_vnni, "AVX2-VNNI"},
+               {dnnl_cpu_isa_avx2, "AVX2"},
+               {dnnl_cpu_isa_avx, "AVX"},
+               {dnnl_cpu_isa_sse41, "SSE4.1"}};
+  const dnnl_cpu_isa_t has = dnnl_get_effective_cpu_isa();
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    if ((has & known[i].bits) == known[i].bits) return known[i].name;
+  return "generic";
+}
+
+void np_cpu_products_name(char text[NP_CPU_TEXT]) {
+  const dnnl_version_t *v = dnnl_version();
+  snprintf(text, NP_CPU_TEXT, "oneDNN %d.%d.%d %s", v->major, v->minor, v->patch, isa_name());
 }
