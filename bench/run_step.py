@@ -36,6 +36,9 @@ VARIANTS = {
     "torch-flex-checkpointing": ["--attention", "flex", "--compile", "--checkpointing"],
     "torch-flex-micro64": ["--attention", "flex", "--compile", "--micro-batch", "64"],
     "torch-flex-micro64-losstokens": ["--attention", "flex", "--compile", "--micro-batch", "64", "--head-loss-tokens"],
+    "torch-flex-micro128": ["--attention", "flex", "--compile", "--micro-batch", "128"],
+    "torch-flex-micro128-losstokens": ["--attention", "flex", "--compile", "--micro-batch", "128",
+                                       "--head-loss-tokens"],
 }
 USUAL = {
     "cpu": ["torch", "torch-losstokens", "torch-mathattn", "torch-mathattn-losstokens"],

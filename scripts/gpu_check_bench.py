@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import statistics
 
 from gpu_check_run import BACKEND, DRY, python
 
@@ -71,6 +72,12 @@ def bench_step(check, recipe, goal):
     return None
 
 
+def passes_that_fit(check):
+    """(pass, recompute) of AIM-0.6B as above: from an earlier stage of this call, else tried anew."""
+    found = [row for row in check.raw.get("bench step", []) if row["recipe"] == "aim_600m.yaml"]
+    return (found[0]["micro"], found[0]["recompute"]) if found else bench_step(check, "aim_600m.yaml", 400)
+
+
 def bench_products(check):
     """Every algorithm that cuBLASLt offers for a step's products: raw results, and a row for the fused GELU."""
     program = check.path("bin", "products_bench")
@@ -97,6 +104,48 @@ def stage_bench(check):
         return
     for recipe, goal in STEPS:
         bench_step(check, recipe, goal)
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def stage_recompute(check):
+    """What train.recompute costs and saves: the same step with each setting."""
+    recipe, fits = ("demo.yaml", (4, "none")) if DRY else ("aim_600m.yaml", passes_that_fit(check))
+    if not fits:
+        return
+    base = None
+    for recompute in ("none", "gelu_norm", "block"):
+        words = ["bench", "step", check.path("recipes", recipe), f"train.batch={4 if DRY else 256}", "profile=0",
+                 f"train.micro_batch={fits[0]}", f"train.recompute={recompute}", f"backend={BACKEND}",
+                 *(["steps=1", "warmup=1"] if DRY else ["steps=6", "warmup=2", "precision=bf16"])]
+        for row in check.json_lines("recompute", words, 120):
+            base = base or row["median_s"]
+            check.row(f"step {recipe}, passes of {fits[0]}, recompute {recompute}", "measured",
+                      f"{row['median_s']:.4g} s, {row['median_s'] / base:.3g} of the first, {row['memory_gb']:.4g} GB")
+
+
+def stage_pretrain(check):
+    """A run as a user starts it: images read, decoded and augmented while the GPU computes, metrics of every step."""
+    data, run = os.path.join(check.scratch, "synth-pretrain"), os.path.join(check.scratch, "pretrain")
+    recipe, steps = ("demo.yaml", 3) if DRY else ("aim_600m.yaml", 20)
+    fits = (4, "none") if DRY else passes_that_fit(check)
+    check.program("synth", data, f"train={32 if DRY else 512}", "val=10", f"size={32 if DRY else 256}", limit=60)
+    if not fits:
+        return
+    status, _, said, seconds = check.program(
+        "pretrain", check.path("recipes", recipe), f"data.train={os.path.join(data, 'train')}", f"run.dir={run}",
+        f"train.steps={steps}", f"train.batch={8 if DRY else 256}", f"train.micro_batch={fits[0]}", "train.log_every=1",
+        f"train.recompute={fits[1]}", f"checkpoint.every={10 * steps}", f"backend={BACKEND}", limit=200)
+    if not check.verdict(f"pretrain {recipe}", status, said, seconds):
+        return
+    with open(os.path.join(run, "metrics.jsonl"), encoding="utf-8") as file:
+        rows = [row for row in map(json.loads, file) if "images_per_s" in row]
+    late = rows[len(rows) // 2:]
+    check.raw["pretrain"] = rows
+    middle = {key: statistics.median(row[key] for row in late) for key in ("images_per_s", "data_wait_share")}
+    check.row(f"pretrain {recipe}, images from disk", "measured",
+              f"{middle['images_per_s']:.4g} images/s, data wait {100 * middle['data_wait_share']:.2g} %")
 
 
 # ---- peers -----------------------------------------------------------------------------------------------------------
@@ -160,16 +209,15 @@ def peer_step(check, variants, ours):
     return [row for row in rows if row.get("ratio")]
 
 
-def passes_that_fit(check):
-    """Overrides of the largest pass of AIM-0.6B that fits: from the bench stage of this call, else tried anew."""
-    found = [row for row in check.raw.get("bench step", []) if row["recipe"] == "aim_600m.yaml"]
-    fits = (found[0]["micro"], found[0]["recompute"]) if found else bench_step(check, "aim_600m.yaml", 400)
-    return [f"train.micro_batch={fits[0]}", f"train.recompute={fits[1]}"] if fits else []
-
-
-# With FlexAttention, compiled. A batch of 256 fits into an H200 with checkpointing, as the released code ships, or else in
-# passes of 64. The last one was taught to put loss tokens alone through the head, as nextpatch does.
-PEER_VARIANTS = ("torch-flex-checkpointing", "torch-flex-micro64", "torch-flex-micro64-losstokens")
+def peer_variants(check):
+    """With FlexAttention, compiled. A batch of 256 fits into an H200 with checkpointing, as the released code ships, or
+    else in passes of 128; into less in passes of 64. The last was taught to put loss tokens alone through the head, as
+    nextpatch does."""
+    if DRY:
+        return ["torch"]
+    sizes = [float(text) for text in re.findall(r"([0-9.]+) GiB", json.dumps(check.raw["doctor"].get("GPU", {})))]
+    passes = "torch-flex-micro128" if max(sizes, default=0) > 120 else "torch-flex-micro64"
+    return ["torch-flex-checkpointing", passes, passes + "-losstokens"]
 
 
 def has_torch(check, what):
@@ -193,8 +241,9 @@ def stage_peers_attention(check):
 def stage_peers_step(check):
     if not has_torch(check, "step beside PyTorch"):
         return
-    ours = [] if DRY else passes_that_fit(check)
-    rows = peer_step(check, ("torch",) if DRY else PEER_VARIANTS, ours)
+    fits = None if DRY else passes_that_fit(check)
+    ours = [f"train.micro_batch={fits[0]}", f"train.recompute={fits[1]}"] if fits else []
+    rows = peer_step(check, peer_variants(check), ours)
     fastest = min(rows, key=lambda row: row["median_s"], default=None)
     for row in rows:
         goal = 1.5 if row["program"].endswith("-checkpointing") else 1.2 if row is fastest else None

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 
-from gpu_check_bench import stage_bench, stage_peers_attention, stage_peers_step
+from gpu_check_bench import stage_bench, stage_peers_attention, stage_peers_step, stage_pretrain, stage_recompute
 from gpu_check_run import BACKEND, DRY, DRY_TESTS, Check, find_device
 
 def stage_tests(check):
@@ -196,8 +196,8 @@ def stage_use(check):
 
 
 STAGES = {"tests": stage_tests, "golden": stage_golden, "train": stage_train, "repeat": stage_repeat, "use": stage_use,
-          "sanitizer": stage_sanitizer, "bench": stage_bench, "peers_attention": stage_peers_attention,
-          "peers_step": stage_peers_step}
+          "sanitizer": stage_sanitizer, "bench": stage_bench, "recompute": stage_recompute, "pretrain": stage_pretrain,
+          "peers_attention": stage_peers_attention, "peers_step": stage_peers_step}
 
 # ---- the table -------------------------------------------------------------------------------------------------------
 

@@ -20,14 +20,14 @@ if ! "$build/nextpatch" doctor | grep -q '^  GPU 0 '; then
 fi
 
 export GPU_CHECK_BACKEND=cpu
-stages='tests golden train repeat use sanitizer bench'
+stages='tests golden train repeat use sanitizer bench recompute pretrain'
 pack/gpu-check run $stages --out results || fail "the dry run failed"
 python3 - results/*.json <<'PY' || fail "the record lacks something"
 import json, sys
 record = json.load(open(sys.argv[1], encoding="utf-8"))
 results = {row["result"] for row in record["rows"]}
 assert record["dry_run"] and record["commit"] and results <= {"passed", "skipped", "measured"}, results
-assert {"bench attention", "bench ops", "bench step", "doctor"} <= set(record["results"]), record["results"].keys()
+assert {"bench attention", "bench ops", "bench step", "doctor", "pretrain", "recompute"} <= set(record["results"]), record["results"].keys()
 PY
 
 # A program that fails, one that never ends, and a curve that goes elsewhere.
