@@ -175,6 +175,16 @@ static np_status scatter_rows(void *context, int turn) {
   return counting(&p, rows, width) ? NP_OK : ops->scatter_rows(ops, rows, total, width, p.run->kept, dy, dx);
 }
 
+static np_status add_table(void *context, int turn) {
+  part p = {context, 0, turn};
+  np_ops *ops = p.run->ops;
+  int width = p.run->bench->model->width, tokens = np_recipe_tokens(p.run->bench->model);
+  int64_t rows = p.run->tokens;
+  const float *table = take_f32(&p, (int64_t)tokens * width, READ);
+  void *x = take_act(&p, rows, width, BOTH);
+  return counting(&p, rows, width) ? NP_OK : ops->add_table(ops, rows, width, tokens, NULL, table, x);
+}
+
 static np_status column_sum(void *context, int turn) {
   part p = {context, 0, turn};
   np_ops *ops = p.run->ops;
@@ -191,6 +201,15 @@ static np_status to_act(void *context, int turn) {
   const float *in = take_f32(&p, count, READ);
   void *out = take_act(&p, count, 1, WRITE);
   return counting(&p, count, 0) ? NP_OK : ops->to_act(ops, count, in, out);
+}
+
+static np_status axpy(void *context, int turn) {
+  part p = {context, 0, turn};
+  np_ops *ops = p.run->ops;
+  int64_t count = p.run->bench->parameters;
+  const void *x = take_act(&p, count, 1, READ);
+  float *y = take_f32(&p, count, BOTH);
+  return counting(&p, count, 0) ? NP_OK : ops->axpy(ops, count, 0.5f, x, y);
 }
 
 static np_status sum_squares(void *context, int turn) {
@@ -216,12 +235,20 @@ static const struct {
   const char *name;
   np_bench_body body;
 } operators[] = {
-    {"norm_forward", norm_forward}, {"norm_backward", norm_backward},
-    {"gelu_forward", gelu_forward}, {"gelu_backward", gelu_backward},
-    {"patchify", patchify},         {"pixel_loss", pixel_loss},
-    {"gather_rows", gather_rows},   {"scatter_rows", scatter_rows},
-    {"column_sum", column_sum},     {"to_act", to_act},
-    {"sum_squares", sum_squares},   {"adamw", adamw},
+    {"norm_forward", norm_forward},
+    {"norm_backward", norm_backward},
+    {"gelu_forward", gelu_forward},
+    {"gelu_backward", gelu_backward},
+    {"patchify", patchify},
+    {"pixel_loss", pixel_loss},
+    {"gather_rows", gather_rows},
+    {"scatter_rows", scatter_rows},
+    {"add_table", add_table},
+    {"column_sum", column_sum},
+    {"to_act", to_act},
+    {"axpy", axpy},
+    {"sum_squares", sum_squares},
+    {"adamw", adamw},
 };
 
 /* ---- measuring ---- */
