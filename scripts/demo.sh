@@ -2,7 +2,8 @@
 # The whole thing in small, on this machine, without any download: make images, pretrain on them, probe what was learnt beside a
 # trunk of random weights, write a report. Run again it goes on where it was stopped and pretrains no step twice.
 #
-#   scripts/demo.sh [FOLDER] [KEY=VALUE ...]     FOLDER: demo; keys are those of recipes/demo.yaml, e.g. train.steps=300
+#   scripts/demo.sh [FOLDER] [KEY=VALUE ...]     FOLDER: demo; keys are those of recipes/demo.yaml, as in
+#                                                `scripts/demo.sh short train.steps=300`: a run of other keys has another folder
 set -eu
 caller=$PWD
 cd "$(dirname "$0")/.."

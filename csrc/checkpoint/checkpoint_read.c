@@ -214,7 +214,10 @@ np_status np_checkpoint_verify_model(const char *path) {
   char *folder = slash ? np_format("%.*s", (int)(slash - path), path) : np_format(".");
   char *about = np_path_join(folder, NP_CHECKPOINT_ABOUT);
   struct stat found;
-  if (strcmp(name, NP_CHECKPOINT_MODEL) != 0 || stat(about, &found) != 0) goto out;
+  int64_t step;
+  if (strcmp(name, NP_CHECKPOINT_MODEL) != 0) goto out;
+  const char *parent = strrchr(folder, '/');
+  if (stat(about, &found) != 0 && !step_of(parent ? parent + 1 : folder, &step)) goto out; /* a copy of its own */
   NP_TRY(read_about(folder, &json));
   NP_TRY(check_file(folder, cJSON_GetObjectItemCaseSensitive(json, "files"), name));
 out:
@@ -245,7 +248,7 @@ np_status np_checkpoint_newest(const char *run, bool fallback, np_checkpoint **o
     if (st != NP_ERR_FORMAT) goto out; /* good, or not read for a reason that may pass: no damage to step over */
     if (!fallback) {
       char *reason = np_format("%s", np_error_message());
-      if (i > 0) np_error(st, "%s; checkpoint.fallback=true goes back to step %" PRId64, reason, steps[i - 1]);
+      if (i > 0) np_error(st, "%s; pretrain checkpoint.fallback=true goes back to step %" PRId64, reason, steps[i - 1]);
       free(reason);
       goto out;
     }

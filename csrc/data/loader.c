@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -55,7 +56,9 @@ struct np_loader {
   bool taken;     /* the caller holds `base` */
   bool stop;
   uint8_t *known_bad; /* [n bits] files found damaged: not read again */
+  uint8_t *told_bad;  /* [n bits] files logged: those, and what could not be read */
   int logged;
+  FILE *bad_list; /* opened at the first damaged image */
   np_loader_stats stats;
   np_status status; /* what np_loader_next returned once, it returns again */
   char message[MESSAGE_BYTES];
@@ -74,14 +77,24 @@ static bool is_known_bad(np_loader *loader, int64_t index) {
   return bad;
 }
 
+/* Adds a line to the list; false where there is none or it cannot be written. */
+static bool list_bad(np_loader *loader, const char *line) {
+  if (!loader->options.bad_list) return false;
+  if (!loader->bad_list) loader->bad_list = fopen(loader->options.bad_list, "ae");
+  return loader->bad_list && fprintf(loader->bad_list, "%s\n", line) > 0 && fflush(loader->bad_list) == 0;
+}
+
 /* for_good: the file itself is damaged. What the system did not let us read may be there the next time. */
 static void note_bad(np_loader *loader, int64_t index, bool for_good) {
   pthread_mutex_lock(&loader->lock);
-  uint8_t *byte = &loader->known_bad[index / 8], bit = (uint8_t)(1u << (index % 8));
-  if (!(*byte & bit)) {
-    if (for_good) *byte |= bit;
-    if (loader->logged++ < LOGGED_BAD) np_warn("damaged image left out: %s", np_error_message());
-    else if (loader->logged == LOGGED_BAD + 1) np_warn("more damaged images; they are counted but no longer listed");
+  uint8_t *told = &loader->told_bad[index / 8], bit = (uint8_t)(1u << (index % 8));
+  if (for_good) loader->known_bad[index / 8] |= bit;
+  if (!(*told & bit)) {
+    *told |= bit;
+    const bool listed = list_bad(loader, np_error_message());
+    if (!listed || loader->logged < LOGGED_BAD) np_warn("damaged image left out: %s", np_error_message());
+    else if (loader->logged == LOGGED_BAD) np_warn("more damaged images, listed in '%s'", loader->options.bad_list);
+    loader->logged++;
   }
   pthread_mutex_unlock(&loader->lock);
 }
@@ -346,7 +359,8 @@ np_status np_loader_open(const np_dataset *dataset, const np_loader_options *opt
   loader->end = options->train ? options->batches : (dataset->count - 1) / options->batch + 1;
   loader->slots = calloc((size_t)options->prefetch + 1, sizeof *loader->slots);
   loader->known_bad = calloc((size_t)dataset->count / 8 + 1, 1);
-  if (!loader->slots || !loader->known_bad) {
+  loader->told_bad = calloc((size_t)dataset->count / 8 + 1, 1);
+  if (!loader->slots || !loader->known_bad || !loader->told_bad) {
     st = np_error(NP_ERR_MEMORY, "no memory for the loader");
     goto out;
   }
@@ -374,6 +388,8 @@ void np_loader_close(np_loader *loader) {
   pthread_cond_destroy(&loader->work);
   pthread_mutex_destroy(&loader->lock);
   free(loader->known_bad);
+  free(loader->told_bad);
+  if (loader->bad_list) fclose(loader->bad_list);
   free(loader->threads);
   free(loader->slots);
   free(loader);

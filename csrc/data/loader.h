@@ -30,6 +30,8 @@ typedef struct np_loader_options {
   int64_t max_pixels;
   double max_bad_share; /* with more than 10 damaged images met (0: with one) and a larger share of all met:
                            NP_ERR_FORMAT */
+  const char *bad_list; /* a file that gets a line for every damaged image; beside it 20 warnings are enough. NULL: a
+                           warning each */
   /* Where batches live: pinned memory on a GPU. NULL: malloc and free. */
   void *(*allocate)(size_t bytes);
   void (*release)(void *memory);
@@ -57,10 +59,9 @@ np_status np_loader_next(np_loader *loader, const np_batch **out);
 void np_loader_close(np_loader *loader); /* stops and joins the workers, whatever they were doing */
 
 typedef struct np_loader_stats {
-  int64_t images; /* handed over so far, by this loader */
-  int64_t seen;   /* drawn for what was handed over, the damaged ones too, and np_loader_options.seen */
-  int64_t bad;    /* of those, damaged; each path is logged the first time (what cannot be read: each time), 20 lines at
-                     most */
+  int64_t images;      /* handed over so far, by this loader */
+  int64_t seen;        /* drawn for what was handed over, the damaged ones too, and np_loader_options.seen */
+  int64_t bad;         /* of those, damaged; each path is logged once */
   double wait_seconds; /* time np_loader_next stood waiting */
 } np_loader_stats;
 np_loader_stats np_loader_stats_read(np_loader *loader);

@@ -57,6 +57,19 @@ np_loader_options np_features_loader(const np_recipe *recipe, int batch) {
 
 /* ---- to a file ---- */
 
+/* A path as one line: a line break in it becomes "\n". */
+static np_status put_line(np_file_writer *to, const char *text) {
+  np_status st = NP_OK;
+  for (const char *line_break; (line_break = strchr(text, '\n')); text = line_break + 1) {
+    NP_TRY(np_file_put(to, text, (size_t)(line_break - text)));
+    NP_TRY(np_file_put(to, "\\n", 2));
+  }
+  NP_TRY(np_file_put(to, text, strlen(text)));
+  st = np_file_put(to, "\n", 1);
+out:
+  return st;
+}
+
 typedef struct sink {
   np_file_writer array, paths;
   int64_t shape[3];
@@ -84,8 +97,7 @@ static np_status put_batch(const np_features *f, sink *to, const np_batch *batch
         goto out;
       }
     NP_TRY(np_file_put(&to->array, row, values * sizeof(float)));
-    NP_TRY(np_file_put(&to->paths, path, strlen(path)));
-    NP_TRY(np_file_put(&to->paths, "\n", 1));
+    NP_TRY(put_line(&to->paths, path));
   }
   to->shape[0] += batch->count;
 out:

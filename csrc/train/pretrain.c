@@ -6,6 +6,7 @@
 #include "train/interrupt.h"
 #include "train/run_folder.h"
 #include "train/trainer.h"
+#include "util/file.h"
 #include "util/log.h"
 #include "util/machine.h"
 
@@ -98,6 +99,7 @@ out:
 static np_status open_loader(np_trainer *t) {
   const np_recipe_data *d = &t->recipe->data;
   const np_recipe_model *m = &t->recipe->model;
+  t->bad_list = np_path_join(t->recipe->run.dir, "bad_images.txt");
   const np_loader_options options = {
       .height = m->image_size[0],
       .width = m->image_size[1],
@@ -120,6 +122,7 @@ static np_status open_loader(np_trainer *t) {
       .prefetch = d->prefetch,
       .max_pixels = d->max_pixels,
       .max_bad_share = d->max_bad_share,
+      .bad_list = t->bad_list,
   };
   return np_loader_open(t->dataset, &options, &t->loader);
 }
@@ -131,6 +134,7 @@ static void release(np_trainer *t) {
   np_model_destroy(t->model);
   if (t->ops) t->ops->destroy(t->ops);
   np_dataset_close(t->dataset);
+  free(t->bad_list);
   free(t->staging);
   free(t->essence);
 }

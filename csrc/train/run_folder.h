@@ -4,6 +4,7 @@
  *   RUN/run.json                                     version, commit, seed, command line, host, …
  *   RUN/lock                                         held while a process trains
  *   RUN/metrics.jsonl, RUN/events.out.tfevents.*     see metrics.h
+ *   RUN/bad_images.txt                               damaged images, where there were any: a line each, added at every start
  *   RUN/checkpoints/                                 see checkpoint/checkpoint.h
  */
 #ifndef NP_TRAIN_RUN_FOLDER_H

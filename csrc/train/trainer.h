@@ -21,6 +21,7 @@ typedef struct np_trainer {
   np_loader *loader;
   np_metrics *metrics;
   float *staging;            /* [2, total] on the host: weights and moments on their way to and from files */
+  char *bad_list;            /* RUN/bad_images.txt */
   char *essence;             /* the recipe as weight files carry it */
   np_checkpoint_state state; /* what the next checkpoint holds */
   int64_t saved;             /* step of the newest checkpoint; -1: none */

@@ -127,23 +127,61 @@ static np_status open_locked(const char *temporary, const char *path, int *descr
   return NP_OK;
 }
 
+/* The file that `path` names: behind a link the link's, so that the rename replaces that. Only a regular file is ever
+ * replaced: not a device, not a pipe. */
+static np_status target_of(const char *path, char **out) {
+  struct stat about;
+  *out = NULL;
+  if (lstat(path, &about) != 0) {
+    if (errno != ENOENT) return io_error("write", path);
+    *out = np_format("%s", path);
+    return NP_OK;
+  }
+  if (S_ISLNK(about.st_mode)) {
+    *out = realpath(path, NULL);
+    if (!*out && errno == ENOENT) return np_error(NP_ERR_IO, "cannot write '%s': a symbolic link to nothing", path);
+    if (!*out || stat(*out, &about) != 0) {
+      free(*out);
+      *out = NULL;
+      return io_error("write", path);
+    }
+  } else {
+    *out = np_format("%s", path);
+  }
+  if (S_ISREG(about.st_mode)) return NP_OK;
+  free(*out);
+  *out = NULL;
+  return np_error(NP_ERR_IO, "cannot write: '%s' %s; expected the name of a file", path,
+                  S_ISDIR(about.st_mode) ? "is a folder" : "is there and no regular file");
+}
+
+np_status np_file_check_target(const char *path) {
+  char *target;
+  np_status st = target_of(path, &target);
+  free(target);
+  return st;
+}
+
 np_status np_file_begin(np_file_writer *writer, const char *path) {
   const char *last;
+  char *folder = NULL, *name = NULL, *temporary = NULL, *target = NULL;
   *writer = (np_file_writer){.descriptor = -1};
-  char *folder = folder_of(path, &last);
-  char *name = np_format(".%s.tmp", last);
-  char *temporary = np_path_join(folder, name);
   np_status st = NP_OK;
   bool stale = true;
+  NP_TRY(target_of(path, &target));
+  folder = folder_of(target, &last);
   if (!*last) {
     st = np_error(NP_ERR_IO, "cannot write '%s': not the name of a file", path);
     goto out;
   }
+  name = np_format(".%s.tmp", last);
+  temporary = np_path_join(folder, name);
   while (stale) NP_TRY(open_locked(temporary, path, &writer->descriptor, &stale));
-  writer->path = np_format("%s", path);
+  writer->path = target;
   writer->temporary = temporary;
-  temporary = NULL;
+  temporary = target = NULL;
 out:
+  free(target);
   free(temporary);
   free(name);
   free(folder);

@@ -11,12 +11,14 @@
 np_status np_file_read(const char *path, size_t limit, char **out, size_t *size);
 
 /* A file that appears whole or not at all: written as a hidden temporary beside `path`, then synced, renamed, and the
- * folder synced. */
+ * folder synced. Behind a symbolic link it is the link's target that is replaced; what is there and not a regular file
+ * (a device, a pipe, a folder) is NP_ERR_IO. */
 typedef struct np_file_writer {
   int descriptor;
   char *path, *temporary;
 } np_file_writer;
 np_status np_file_begin(np_file_writer *writer, const char *path);
+np_status np_file_check_target(const char *path); /* whether begin would take this path: before long work */
 np_status np_file_put(np_file_writer *writer, const void *bytes, size_t size);
 np_status np_file_commit(np_file_writer *writer); /* on failure the temporary is removed, as by abort */
 void np_file_abort(np_file_writer *writer);       /* after begin failed or commit: nothing */

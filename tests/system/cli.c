@@ -98,7 +98,7 @@ static void wrong_recipes(void **state) {
   assert_refused("gpus=0");
   RUN("pretrain", demo, "model.patch_size=32", "data.prefix=[0, 0]");
   assert_refused("demo.yaml:3: model.image_size: [32, 32] is one patch");
-  RUN("bench", "step", demo, "model.patch_size=32");
+  RUN("bench", "step", NP_SOURCE_DIR "/recipes/demo.yaml", "model.patch_size=32");
   assert_refused("model.image_size: [32, 32] is one patch");
   RUN("plan", demo, "model.patch_size=32");
   assert_refused("model.image_size: [32, 32] is one patch");
@@ -130,6 +130,18 @@ static void doctor(void **state) {
 static void assert_printed(const char *text) {
   assert_int_equal(result.exit_code, 0);
   if (!strstr(result.out, text)) fail_msg("no '%s' in: %s", text, result.out);
+}
+
+/* As on a processor without native bf16 products. */
+static void bf16_that_is_not_there(void **state) {
+  (void)state;
+  setenv("ONEDNN_MAX_CPU_ISA", "AVX2", 1);
+  RUN("bench", "step", NP_SOURCE_DIR "/recipes/demo.yaml", "backend=cpu", "precision=bf16");
+  assert_refused(
+      "precision: bf16: this processor has no native bf16 products (AVX512-BF16 or AMX); allowed: auto, fp32");
+  RUN("doctor");
+  assert_printed("no: precision auto takes fp32");
+  unsetenv("ONEDNN_MAX_CPU_ISA");
 }
 
 /* The published model's size and model.md's 1.7 TFLOP an image; fp32 masters, gradients and two moments are 4, 4 and 8
@@ -190,6 +202,7 @@ int main(void) {
       cmocka_unit_test(version),
       cmocka_unit_test(typing_errors),
       cmocka_unit_test(wrong_recipes),
+      cmocka_unit_test(bf16_that_is_not_there),
       cmocka_unit_test(doctor),
       cmocka_unit_test(plan),
       cmocka_unit_test(bench),

@@ -2,6 +2,7 @@
  * the same things computed another way: through the library, image by image, from floating point pixels. */
 #include "system/run.h"
 
+#include "checkpoint/checkpoint.h"
 #include "data/dataset.h"
 #include "data/synth.h"
 #include "image/image.h"
@@ -15,6 +16,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 #include <cmocka.h>
 
@@ -50,15 +52,28 @@ static const char *key(const char *name, const char *path) {
   return word;
 }
 
-static void write_model(const char *folder) {
-  np_tensor *tensors;
-  const np_metadata metadata[] = {{"recipe", recipe_text}, {"step", "70"}};
-  assert_int_equal(np_folder_make(at(folder)), NP_OK);
-  assert_int_equal(np_params_tensors(&params, weights, NULL, &tensors), NP_OK);
-  char *path = np_path_join(at(folder), "model.safetensors");
-  assert_int_equal(np_safetensors_write(path, tensors, params.count, metadata, 2), NP_OK);
-  free(path);
-  free(tensors);
+static np_status copy_weights(void *context, float *out) {
+  (void)context;
+  memcpy(out, weights, (size_t)params.total * sizeof *out);
+  return NP_OK;
+}
+static np_status no_moments(void *context, float *first, float *second) {
+  (void)context;
+  memset(first, 0, (size_t)params.total * sizeof *first);
+  memset(second, 0, (size_t)params.total * sizeof *second);
+  return NP_OK;
+}
+
+static void write_checkpoint(const char *run, int64_t step) {
+  float *staging = malloc(2 * (size_t)params.total * sizeof *staging);
+  const np_checkpoint_content content = {.state = {.step = step},
+                                         .params = &params,
+                                         .recipe = recipe_text,
+                                         .staging = staging,
+                                         .weights = copy_weights,
+                                         .moments = no_moments};
+  if (np_checkpoint_save(run, &content) != NP_OK) fail_msg("%s", np_error_message());
+  free(staging);
 }
 
 static int setup(void **state) {
@@ -73,7 +88,7 @@ static int setup(void **state) {
   weights = malloc((size_t)params.total * sizeof *weights);
   np_params_init(&params, 8, weights);
   /* Two checkpoints, the older one unreadable, and names that look newer to a text sort or are no checkpoints. */
-  write_model("run/checkpoints/step-100000000");
+  write_checkpoint(at("run"), 100000000);
   assert_int_equal(np_folder_make(at("run/checkpoints/step-99999999")), NP_OK);
   assert_int_equal(np_file_write(at("run/checkpoints/step-99999999/model.safetensors"), "old", 3), NP_OK);
   assert_int_equal(np_folder_make(at("run/checkpoints/step-100000002.tmp")), NP_OK);
@@ -508,6 +523,9 @@ static void wrong_words(void **state) {
   assert_error("json=");
   RUN("complete", at("run"), at("set/val/disc/00000.png"), key("out", "run"));
   assert_error("is a folder");
+  assert_int_equal(mkfifo(at("pipe"), 0600), 0);
+  RUN("complete", at("run"), at("set/val/disc/00000.png"), key("out", "pipe"));
+  assert_error("no regular file");
 }
 
 int main(void) {

@@ -256,6 +256,22 @@ static void later_and_other(const char *path) {
   make_other(path, NP_CHECKPOINT_FORMAT + 1, (const char *const[3]){"seconds"});
 }
 
+/* For those who read the weights alone: a step's folder is judged by its checkpoint.json, a file elsewhere by itself.
+ */
+static void a_model_is_verified(void **state) {
+  char *model = inside(*state, 20, NP_CHECKPOINT_MODEL), *about = inside(*state, 20, NP_CHECKPOINT_ABOUT),
+       *copy = np_path_join(*state, NP_CHECKPOINT_MODEL);
+  assert_ok(save(*state, 20));
+  assert_ok(np_checkpoint_verify_model(model));
+  assert_int_equal(link(model, copy), 0);
+  take_away(about);
+  assert_error(np_checkpoint_verify_model(model), NP_ERR_FORMAT, "checkpoint.json is missing");
+  assert_ok(np_checkpoint_verify_model(copy));
+  free(model);
+  free(about);
+  free(copy);
+}
+
 /* Before the loader's counts and the attention kernels were written. */
 static void older_is_read(void **state) {
   np_checkpoint *checkpoint;
@@ -403,6 +419,7 @@ int main(void) {
       TEST(damage_is_refused),
       TEST(what_is_not_damaged_stays),
       TEST(older_is_read),
+      TEST(a_model_is_verified),
       TEST(all_damaged),
       TEST(keep_rules),
       TEST(other_names),

@@ -5,6 +5,7 @@
 
 #include <dirent.h>
 #include <signal.h>
+#include <stdio.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -100,6 +101,32 @@ static void test_begin_fails(void **state) {
   free(file);
   free(below);
   free(folder);
+}
+
+/* Only a regular file is replaced; behind a link the one it leads to. */
+static void test_other_than_files(void **state) {
+  char *pipe = path_in(state, "pipe"), *target = path_in(state, "target"), *link = path_in(state, "link"),
+       *nothing = path_in(state, "nothing"), *aim = path_in(state, "aim");
+  struct stat about;
+  assert_int_equal(mkfifo(pipe, 0600), 0);
+  assert_error(np_file_write(pipe, "x", 1), NP_ERR_IO, "no regular file");
+  assert_error(np_file_check_target(pipe), NP_ERR_IO, pipe);
+  assert_error(np_file_write("/dev/null", "x", 1), NP_ERR_IO, "'/dev/null' is there and no regular file");
+  assert_true(lstat(pipe, &about) == 0 && S_ISFIFO(about.st_mode));
+  assert_ok(np_file_write(target, "old", 3));
+  assert_int_equal(symlink("target", link), 0);
+  assert_ok(np_file_write(link, "new", 3));
+  assert_holds(target, "new");
+  assert_true(lstat(link, &about) == 0 && S_ISLNK(about.st_mode));
+  assert_int_equal(symlink("aim", nothing), 0);
+  assert_error(np_file_write(nothing, "x", 1), NP_ERR_IO, "a symbolic link to nothing");
+  assert_ok(np_file_check_target(aim));
+  assert_int_equal(entries(*state), 4);
+  free(pipe);
+  free(target);
+  free(link);
+  free(nothing);
+  free(aim);
 }
 
 static void test_stale_temporary(void **state) {
@@ -203,11 +230,12 @@ static void test_npy(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_paths),  IN_TEMP(test_read),
-      IN_TEMP(test_write_replaces),  IN_TEMP(test_abort_leaves_old),
-      IN_TEMP(test_begin_fails),     IN_TEMP(test_full_disk),
-      IN_TEMP(test_stale_temporary), IN_TEMP(test_two_writers),
-      IN_TEMP(test_folders),         IN_TEMP(test_npy),
+      cmocka_unit_test(test_paths),   IN_TEMP(test_read),
+      IN_TEMP(test_write_replaces),   IN_TEMP(test_abort_leaves_old),
+      IN_TEMP(test_begin_fails),      IN_TEMP(test_full_disk),
+      IN_TEMP(test_stale_temporary),  IN_TEMP(test_two_writers),
+      IN_TEMP(test_folders),          IN_TEMP(test_npy),
+      IN_TEMP(test_other_than_files),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -508,13 +508,14 @@ static void test_away_for_a_while(void **state) {
   free(bytes[1]);
 }
 
-/* Each path once, twenty at most, then one more line. */
-static void test_log(void **state) {
+/* What a run with 30 damaged images says, with a list or without; *lines in it. */
+static char *said(void **state, const char *list, int *lines) {
   np_dataset *dataset = make(state, 36, true);
   np_loader_options o = options(true);
-  for (int i = 0; i < 30; i++) damage_at(dataset, i, EMPTY);
+  o.bad_list = list;
+  for (int i = 0; i < 30; i++) damage_at(dataset, i, i % 2 ? EMPTY : GONE);
   char *path = np_path_join(*state, "log"), *text;
-  int kept = dup(STDERR_FILENO), file = open(path, O_WRONLY | O_CREAT, 0600), lines = 0;
+  int kept = dup(STDERR_FILENO), file = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
   size_t size;
   np_log_set_level(NP_LOG_WARNING);
   dup2(file, STDERR_FILENO);
@@ -525,12 +526,30 @@ static void test_log(void **state) {
   close(file);
   free(r.bytes);
   assert_ok(np_file_read(path, 1 << 20, &text, &size));
-  for (char *at = text; (at = strchr(at, '\n')); at++) lines++;
-  assert_int_equal(lines, 21);
-  assert_non_null(strstr(text, ".png"));
-  free(text);
+  *lines = 0;
+  for (char *at = text; (at = strchr(at, '\n')); at++) ++*lines;
   free(path);
   np_dataset_close(dataset);
+  return text;
+}
+
+/* Each path once; beside a list of all twenty at most, then one more line. */
+static void test_log(void **state) {
+  char *list = np_path_join(*state, "bad"), *text;
+  int lines;
+  size_t size;
+  free(said(state, NULL, &lines));
+  assert_int_equal(lines, 30);
+  text = said(state, list, &lines);
+  assert_int_equal(lines, 21);
+  assert_true(strstr(text, ".png") && strstr(text, "more damaged images, listed in '"));
+  free(text);
+  assert_ok(np_file_read(list, 1 << 20, &text, &size));
+  lines = 0;
+  for (char *at = text; (at = strchr(at, '\n')); at++) lines++;
+  assert_int_equal(lines, 30);
+  free(text);
+  free(list);
 }
 
 /* Closed at any moment: at once, in the middle, with batches ready ahead. */

@@ -41,7 +41,9 @@ static bool has_amx_bf16(void) {
   return (low >> 17 & 3u) == 3u;
 }
 
-bool np_cpu_has_bf16(void) { return (has_avx512() && __builtin_cpu_supports("avx512bf16")) || has_amx_bf16(); }
+bool np_cpu_has_bf16(void) {
+  return ((has_avx512() && __builtin_cpu_supports("avx512bf16")) || has_amx_bf16()) && np_cpu_products_take_bf16();
+}
 #else
 bool np_cpu_has_bf16(void) { return false; }
 #endif

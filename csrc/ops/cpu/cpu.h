@@ -57,6 +57,7 @@ void np_cpu_levels(const np_pixels *pixels, float level[3][256]);
 /* ---- matmul.c ---- */
 np_status np_cpu_matmul_open(void **state);
 void np_cpu_matmul_close(void *state); /* NULL is fine */
+bool np_cpu_products_take_bf16(void); /* oneDNN has native ones here; ONEDNN_MAX_CPU_ISA may deny them */
 np_status np_cpu_matmul(np_ops *ops, const np_matmul *shape, const void *a, const void *b, const float *bias, void *c);
 
 /* ---- the other operations; contracts in ops/ops.h ---- */

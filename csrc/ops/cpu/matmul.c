@@ -333,6 +333,10 @@ static const char *isa_name(void) {
   return "generic";
 }
 
+bool np_cpu_products_take_bf16(void) {
+  return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
+}
+
 void np_cpu_products_name(char text[NP_CPU_TEXT]) {
   const dnnl_version_t *v = dnnl_version();
   snprintf(text, NP_CPU_TEXT, "oneDNN %d.%d.%d %s", v->major, v->minor, v->patch, isa_name());
