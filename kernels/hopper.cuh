@@ -195,8 +195,8 @@ static np_status np_tensor_map_encode(np_tensor_map *map, const np_tensor_shape 
   cudaError_t failed =
       cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &answer);
   if (failed != cudaSuccess || answer != cudaDriverEntryPointSuccess || !found)
-    return np_error(NP_ERR_LIBRARY, "the CUDA driver has no cuTensorMapEncodeTiled (12.0 and later have it): update it, or "
-                                    "set attention: portable");
+    return np_error(NP_ERR_LIBRARY, "the CUDA driver has no cuTensorMapEncodeTiled (12.0 and later have it): update it, "
+                                    "or set attention: portable");
   cuuint64_t slice = static_cast<cuuint64_t>(shape->width) * 2, token = slice * static_cast<cuuint64_t>(shape->slices);
   cuuint64_t sizes[4] = {static_cast<cuuint64_t>(shape->width), static_cast<cuuint64_t>(shape->slices),
                          static_cast<cuuint64_t>(shape->tokens), static_cast<cuuint64_t>(shape->images)};

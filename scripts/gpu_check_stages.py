@@ -210,7 +210,8 @@ def stage_use(check):
         off = abs(scores["cpu"] - scores[BACKEND])
         check.row("eval as on the CPU", "passed" if off <= 1 else "failed", f"top-1 {off:.3g} % off", "1 %")
         off = features_distance(array_of(out(BACKEND + ".npy")), array_of(out("cpu.npy")))
-        check.row("features as on the CPU", "passed" if off <= 1e-3 else "failed", f"{off:.3g} of the largest off", "1e-3")
+        result = "passed" if off <= 1e-3 else "failed"
+        check.row("features as on the CPU", result, f"{off:.3g} of the largest off", "1e-3")
     picture = sorted(glob.glob(os.path.join(data, "val", "*", "*.png")))[0]
     status, _, said, seconds = check.program("complete", model, picture, f"out={out('next.png')}", *where)
     check.verdict("complete", status, said, seconds)

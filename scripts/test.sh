@@ -22,4 +22,4 @@ check tsan
 check release
 
 grep -q 'NP_BUILD_CUDA_OPERATORS *1' build/release/generated/np_build_config.h ||
-  echo "note: these builds have no CUDA operators: no kernel was compiled for a GPU (NP_CUDA=OFF, or no toolkit); ctest -L simt ran them on the CPU"
+  echo "note: no CUDA operators in these builds (NP_CUDA=OFF, or no toolkit): no kernel was compiled for a GPU"

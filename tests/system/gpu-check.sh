@@ -47,7 +47,7 @@ if pack/gpu-check run golden sanitizer --out broken >out 2>&1; then fail "a brok
 grep -q "^failed    stage golden (KeyError: 'planted')" out && grep -q '"what": "compute-sanitizer"' broken/*.json ||
   fail "a broken stage is not told, or ends the run: $(cat out)"
 
-# On a machine with a GPU (here doctor says so): a program that skips itself, and a pack with nothing in it, have checked nothing.
+# On a machine with a GPU (here doctor says so) a program that skips itself, or a pack with nothing in it, checks nothing.
 cat >pack/unpacked/bin/nextpatch <<'SH'
 #!/bin/sh
 echo '{"GPU": {"GPU 0": "planted"}, "processor": {"model": "planted"}}'
@@ -55,11 +55,12 @@ SH
 printf '#!/bin/sh\necho "SKIPPED: no GPU"\nexit 77\n' >pack/unpacked/bin/golden
 mkdir -p pack/unpacked/golden/pretrain-planted && touch pack/unpacked/golden/pretrain-planted/case.json
 cp "$root"/scripts/gpu_check_*.py pack/
-if GPU_CHECK_BACKEND=cuda pack/gpu-check run golden --out skipping >out 2>&1; then fail "a golden program without a GPU passes"; fi
+export GPU_CHECK_BACKEND=cuda
+if pack/gpu-check run golden --out skipping >out 2>&1; then fail "a golden program without a GPU passes"; fi
 grep -q '^failed    golden pretrain-planted.*(skipped itself: SKIPPED: no GPU)' out || fail "it is not told: $(cat out)"
 rm -r pack/unpacked/golden
 for stage in tests golden sanitizer; do
-  if GPU_CHECK_BACKEND=cuda pack/gpu-check run $stage --out empty >out 2>&1; then fail "$stage: a pack without any passes"; fi
+  if pack/gpu-check run $stage --out empty >out 2>&1; then fail "$stage: a pack without any passes"; fi
   grep -q '^1 failed, 1 passed' out || fail "$stage: a pack without any is not told: $(cat out)"
 done
 
