@@ -18,6 +18,7 @@ extern "C" {
 #include "util/dtype.h"
 #include "util/status.h"
 }
+#include "kernels/failure.h"
 
 #if defined(NP_SIMT)
 #include "simt.h" /* tests/simt: everything below up to "common", on the host */
@@ -169,8 +170,7 @@ static np_status np_launch_how(const np_gpu *gpu, cudaLaunchAttribute *attribute
   nvtxRangePop();
   if (failed == cudaSuccess) return NP_OK;
   (void)cudaGetLastError(); /* told here; not again by the next call */
-  return np_error(NP_ERR_LIBRARY, "kernel %s on %s (compute capability %d.%d): %s", name, gpu->name, gpu->major, gpu->minor,
-                  cudaGetErrorString(failed));
+  return np_launch_failed(gpu, name, failed, cudaGetErrorString(failed));
 }
 
 template <class... P, class... A>

@@ -195,7 +195,8 @@ static np_status np_tensor_map_encode(np_tensor_map *map, const np_tensor_shape 
   cudaError_t failed =
       cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &answer);
   if (failed != cudaSuccess || answer != cudaDriverEntryPointSuccess || !found)
-    return np_error(NP_ERR_LIBRARY, "the CUDA driver has no cuTensorMapEncodeTiled (needed from version 12.0 on)");
+    return np_error(NP_ERR_LIBRARY, "the CUDA driver has no cuTensorMapEncodeTiled (12.0 and later have it): update it, "
+                                    "or set attention: portable");
   cuuint64_t slice = static_cast<cuuint64_t>(shape->width) * 2, token = slice * static_cast<cuuint64_t>(shape->slices);
   cuuint64_t sizes[4] = {static_cast<cuuint64_t>(shape->width), static_cast<cuuint64_t>(shape->slices),
                          static_cast<cuuint64_t>(shape->tokens), static_cast<cuuint64_t>(shape->images)};
@@ -207,8 +208,9 @@ static np_status np_tensor_map_encode(np_tensor_map *map, const np_tensor_shape 
                                        strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (refused == CUDA_SUCCESS) return NP_OK;
-  return np_error(NP_ERR_LIBRARY, "cuTensorMapEncodeTiled refuses [%d, %d, %d, %d] at %p: error %d", shape->images,
-                  shape->tokens, shape->slices, shape->width, shape->base, static_cast<int>(refused));
+  return np_error(NP_ERR_LIBRARY, "cuTensorMapEncodeTiled refuses [%d, %d, %d, %d] at %p: error %d; attention: portable "
+                                  "does without", shape->images, shape->tokens, shape->slices, shape->width, shape->base,
+                  static_cast<int>(refused));
 }
 
 #endif /* NP_SIMT */

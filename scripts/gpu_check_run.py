@@ -112,8 +112,11 @@ class Check:
         return self.run([self.path("bin", "nextpatch"), *words], limit, environment)
 
     def verdict(self, what, status, said, seconds, number="", goal=""):
-        """A row for a command that passes with exit status 0; 77: it skipped itself."""
-        result = {None: "timeout", 0: "passed", 77: "skipped"}.get(status, "failed")
+        """A row for a command that passes with exit status 0. 77 is a program that skipped itself, for want of a GPU or
+        of cases: here, where both are, it checked nothing, and that is a failure."""
+        if status == 77:
+            said = f"skipped itself: {said}"
+        result = {None: "timeout", 0: "passed"}.get(status, "failed")
         self.row(what, result, number, goal, seconds, "" if result == "passed" else said)
         return result == "passed"
 

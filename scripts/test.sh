@@ -20,3 +20,6 @@ mkdir -p build
 check asan-ubsan
 check tsan
 check release
+
+grep -q 'NP_BUILD_CUDA_OPERATORS *1' build/release/generated/np_build_config.h ||
+  echo "note: no CUDA operators in these builds (NP_CUDA=OFF, or no toolkit): no kernel was compiled for a GPU"

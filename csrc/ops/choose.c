@@ -23,8 +23,8 @@ static np_status choose_backend(const np_recipe *recipe, np_ops_choice *out) {
     return NP_OK;
   }
   st = np_cuda_look(recipe->device, &about);
-  if (st != NP_OK && recipe->backend == NP_BACKEND_CUDA)
-    return np_error_context(NP_ERR_ARGUMENT, "backend: cuda");                     /* asked for: nothing else will do */
+  if (st != NP_OK && recipe->backend == NP_BACKEND_CUDA) /* asked for: nothing else will do */
+    return np_error(NP_ERR_ARGUMENT, "backend: cuda: %s; backend: cpu needs no GPU", np_error_message());
   if (st != NP_OK && recipe->device >= 0 && np_cuda_device_count() > 0) return st; /* one was asked for by its number */
   if (st != NP_OK) {
     snprintf(out->why, sizeof out->why, "backend: auto; %s", np_error_message());

@@ -158,7 +158,9 @@ struct np_ops {
 
   /* ---- probe: float32 throughout ---- */
   /* y = (x - mean)/sqrt(var + eps) over `width` columns. train: mean and biased variance of these rows, and
-   * running = (1 - momentum)·running + momentum·(mean | unbiased variance); else the running statistics. y may alias x. */
+   * running = (1 - momentum)·running + momentum·(mean | unbiased variance); else the running statistics. y may alias x.
+   * There is no backward pass: it stands between a frozen trunk and the heads and has neither gain nor bias, so no
+   * gradient ends in it or passes through it (np_heads_backward ends at the pooling). */
   np_status (*batch_norm)(np_ops *ops, int64_t rows, int width, float eps, float momentum, bool train, const float *x,
                           float *running_mean, float *running_var, float *y);
   /* Attention pooling by one query, with the key projection folded into it: u[i, :] = W_k,iᵀ q_i / sqrt(d) for head i.

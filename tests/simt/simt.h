@@ -167,6 +167,12 @@ NP_DEVICE void np_previous_done() {}
 NP_DEVICE void np_next_may_start() {}
 
 /* ---- launch ---- */
+namespace simt {
+/* What the machine at hand (machine.h) says to a launch; and whether the kernel breaks when it runs. */
+np_status admit(const np_gpu *gpu, const char *kernel);
+bool breaks(const char *kernel);
+} // namespace simt
+
 template <class... P, class... A>
 static np_status np_launch(const np_gpu *gpu, const char *name, void (*kernel)(P...), dim3 grid, int threads,
                            size_t shared_bytes, A... arguments) {
@@ -174,8 +180,10 @@ static np_status np_launch(const np_gpu *gpu, const char *name, void (*kernel)(P
   if (shared_bytes > gpu->shared_limit)
     return np_error(NP_ERR_LIBRARY, "kernel %s: %zu bytes of shared memory, %s has %zu", name, shared_bytes, gpu->name,
                     gpu->shared_limit);
+  if (np_status st = simt::admit(gpu, name)) return st;
   std::tuple<P...> values(static_cast<P>(arguments)...);
   return simt::submit([=] {
+    if (simt::breaks(name)) return NP_OK; /* seen by the next call */
     const std::function<void()> body = [&] { std::apply(kernel, values); };
     return simt::run({name, grid, threads, shared_bytes, &body});
   });

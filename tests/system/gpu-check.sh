@@ -46,3 +46,36 @@ sed -i 's/^def stage_golden(check):$/&\n    raise KeyError("planted")/' pack/gpu
 if pack/gpu-check run golden sanitizer --out broken >out 2>&1; then fail "a broken stage went unnoticed"; fi
 grep -q "^failed    stage golden (KeyError: 'planted')" out && grep -q '"what": "compute-sanitizer"' broken/*.json ||
   fail "a broken stage is not told, or ends the run: $(cat out)"
+
+# On a machine with a GPU (here doctor says so) a program that skips itself, or a pack with nothing in it, checks nothing.
+cat >pack/unpacked/bin/nextpatch <<'SH'
+#!/bin/sh
+echo '{"GPU": {"GPU 0": "planted"}, "processor": {"model": "planted"}}'
+SH
+printf '#!/bin/sh\necho "SKIPPED: no GPU"\nexit 77\n' >pack/unpacked/bin/golden
+mkdir -p pack/unpacked/golden/pretrain-planted && touch pack/unpacked/golden/pretrain-planted/case.json
+cp "$root"/scripts/gpu_check_*.py pack/
+export GPU_CHECK_BACKEND=cuda
+if pack/gpu-check run golden --out skipping >out 2>&1; then fail "a golden program without a GPU passes"; fi
+grep -q '^failed    golden pretrain-planted.*(skipped itself: SKIPPED: no GPU)' out || fail "it is not told: $(cat out)"
+rm -r pack/unpacked/golden
+for stage in tests golden sanitizer; do
+  if pack/gpu-check run $stage --out empty >out 2>&1; then fail "$stage: a pack without any passes"; fi
+  grep -q '^1 failed, 1 passed' out || fail "$stage: a pack without any is not told: $(cat out)"
+done
+
+# Not finite is not near, wherever in a curve or a vector it stands.
+python3 - "$root/scripts" <<'PY' || fail "what is not finite passes"
+import math, sys
+sys.path.insert(0, sys.argv[1])
+sys.dont_write_bytecode = True
+from gpu_check_stages import curve_distance, features_distance
+nan, inf = math.nan, math.inf
+assert curve_distance([1, 1, 2, 2], [1, 1, 1, 1], 2) == 1
+for curve in ([nan, 1, 1, 1], [1, 1, 1, nan], [1, 1, nan, 1, 1, 1], [1, 1, inf, 1], []):
+    assert not curve_distance(curve, [1.0] * len(curve), 2) <= 0.01, curve
+    assert not curve_distance([1.0] * len(curve), curve, 2) <= 0.01, curve
+assert features_distance([1, 2.5], [1, 2]) == 0.25
+for ours, theirs in (([1, nan], [1, 2]), ([1, 2], [1, nan]), ([1, inf], [1, inf]), ([1], [1, 2]), ([], []), ([0], [0])):
+    assert not features_distance(ours, theirs) <= 1e-3, (ours, theirs)
+PY

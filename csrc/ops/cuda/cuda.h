@@ -11,6 +11,7 @@
 #ifndef NP_OPS_CUDA_CUDA_H
 #define NP_OPS_CUDA_CUDA_H
 
+#include "kernels/failure.h"
 #include "kernels/kernels.h"
 #include "ops/cuda.h"
 
@@ -77,7 +78,9 @@ static inline np_cuda_core *np_cuda_enter(np_ops *ops) {
 
 /* ---- checks ---- */
 
-/* NP_ERR_LIBRARY (NP_ERR_MEMORY when memory ran out): what was called, on which device, CUDA's text. */
+/* NP_ERR_LIBRARY (NP_ERR_MEMORY when memory ran out): what was called, on which device, the library's text, what to do.
+ */
+np_status np_cuda_failed(const np_gpu *gpu, const char *call, np_failure why, const char *text);
 np_status np_cuda_error(const np_gpu *gpu, const char *call, cudaError_t code);
 
 /* Relay as NP_TRY does: `core`, `st` and `out` in scope. */
@@ -97,6 +100,8 @@ np_status np_cuda_not_recording(np_cuda_core *core, const char *what);
 /* Device memory, 256-byte aligned; the message of NP_ERR_MEMORY says what was asked, what is free and what takes less.
  */
 np_status np_cuda_take(np_cuda_core *core, size_t bytes, void **out);
+/* Pinned memory of the host, by cudaHostAlloc's flags, likewise. */
+np_status np_cuda_take_pinned(np_cuda_core *core, size_t bytes, unsigned flags, void **out);
 /* At least `bytes` of working memory for the operations of one call, 256-byte aligned, contents undefined. It grows to
  * the largest request and stays; while recording it cannot grow. */
 np_status np_cuda_scratch(np_cuda_core *core, size_t bytes, void **out);

@@ -1,6 +1,7 @@
 /* Which GPUs this machine shows, and whether this build can use one. Nothing here takes memory of a device. */
 #include "ops/cuda/cuda.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,14 +25,16 @@ static np_status no_device(cudaError_t code) {
   int driver = 0, runtime = 0;
   (void)cudaDriverGetVersion(&driver);
   (void)cudaRuntimeGetVersion(&runtime);
-  if (driver == 0) return np_error(NP_ERR_LIBRARY, "no GPU can be used: this machine has no NVIDIA driver");
+  if (driver == 0)
+    return np_error(NP_ERR_LIBRARY, "no GPU can be used: this machine has no NVIDIA driver; install one");
   if (code == cudaErrorInsufficientDriver)
     return np_error(
         NP_ERR_LIBRARY,
         "no GPU can be used: the NVIDIA driver offers CUDA %d.%d, this build needs %d.%d; update the driver",
         driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
   if (code != cudaSuccess && code != cudaErrorNoDevice)
-    return np_error(NP_ERR_LIBRARY, "no GPU can be used: cudaGetDeviceCount: %s", cudaGetErrorString(code));
+    return np_error(NP_ERR_LIBRARY, "no GPU can be used: cudaGetDeviceCount: %s; %s", cudaGetErrorString(code),
+                    np_failure_advice(np_failure_of(code)));
   return np_error(NP_ERR_LIBRARY, "no GPU can be used: the driver shows none%s%s%s",
                   visible ? " (CUDA_VISIBLE_DEVICES='" : "", visible ? visible : "", visible ? "')" : "");
 }
@@ -47,7 +50,8 @@ np_status np_cuda_look(int device, np_cuda_about *about) {
                     device, count, count == 1 ? "" : "s", count - 1);
   if ((code = cudaGetDeviceProperties(&p, about->device)) != cudaSuccess) {
     (void)cudaGetLastError();
-    return np_error(NP_ERR_LIBRARY, "GPU %d: cudaGetDeviceProperties: %s", about->device, cudaGetErrorString(code));
+    return np_error(NP_ERR_LIBRARY, "GPU %d: cudaGetDeviceProperties: %s; %s", about->device, cudaGetErrorString(code),
+                    np_failure_advice(np_failure_of(code)));
   }
   memcpy(about->name, p.name, sizeof about->name - 1);
   about->major = p.major;
@@ -55,8 +59,9 @@ np_status np_cuda_look(int device, np_cuda_about *about) {
   about->processors = p.multiProcessorCount;
   about->memory = p.totalGlobalMem;
   if (p.major < LEAST_MAJOR)
-    return np_error(NP_ERR_LIBRARY, "GPU %d (%s) has compute capability %d.%d; the CUDA operators need %d.0 or later",
-                    about->device, about->name, p.major, p.minor, LEAST_MAJOR);
+    return np_error(NP_ERR_LIBRARY, "GPU %d (%s) has compute capability %d.%d; the CUDA operators need %d.0 or later%s",
+                    about->device, about->name, p.major, p.minor, LEAST_MAJOR,
+                    count > 1 ? "; device: chooses another" : "");
   return NP_OK;
 }
 
@@ -70,17 +75,14 @@ void np_cuda_library_versions(np_cuda_versions *out) {
 
 /* ---- errors ---- */
 
-/* A failure of a kernel is seen by whatever call comes next. */
-static bool is_late(cudaError_t code) {
-  return code == cudaErrorIllegalAddress || code == cudaErrorLaunchFailure || code == cudaErrorMisalignedAddress ||
-         code == cudaErrorLaunchTimeout || code == cudaErrorAssert || code == cudaErrorIllegalInstruction ||
-         code == cudaErrorHardwareStackError || code == cudaErrorInvalidAddressSpace || code == cudaErrorInvalidPc;
+np_status np_cuda_failed(const np_gpu *gpu, const char *call, np_failure why, const char *text) {
+  return np_error(np_failure_status(why), "%.*s on GPU %d (%s): %s; %s", (int)strcspn(call, "("), call, gpu->device,
+                  gpu->name, text, np_failure_advice(why));
 }
 
 np_status np_cuda_error(const np_gpu *gpu, const char *call, cudaError_t code) {
+  char text[768];
   (void)cudaGetLastError(); /* told here, and not by the next launch */
-  return np_error(code == cudaErrorMemoryAllocation ? NP_ERR_MEMORY : NP_ERR_LIBRARY, "%.*s on GPU %d (%s): %s (%s)%s",
-                  (int)strcspn(call, "("), call, gpu->device, gpu->name, cudaGetErrorString(code),
-                  cudaGetErrorName(code),
-                  is_late(code) ? "; an operation queued earlier failed, CUDA_LAUNCH_BLOCKING=1 shows which" : "");
+  snprintf(text, sizeof text, "%s (%s)", cudaGetErrorString(code), cudaGetErrorName(code));
+  return np_cuda_failed(gpu, call, np_failure_of(code), text);
 }

@@ -49,8 +49,12 @@ typedef struct matmul {
 } matmul;
 
 static np_status failed(const np_cuda_core *core, const char *call, cublasStatus_t code) {
-  return np_error(code == CUBLAS_STATUS_ALLOC_FAILED ? NP_ERR_MEMORY : NP_ERR_LIBRARY, "%.*s on GPU %d (%s): %s",
-                  (int)strcspn(call, "("), call, core->gpu.device, core->gpu.name, cublasLtGetStatusString(code));
+  np_failure why = NP_FAILURE_OTHER;
+  if (code == CUBLAS_STATUS_ALLOC_FAILED) why = NP_FAILURE_MEMORY;
+  if (code == CUBLAS_STATUS_EXECUTION_FAILED) why = NP_FAILURE_LATE;
+  if (code == CUBLAS_STATUS_ARCH_MISMATCH || code == CUBLAS_STATUS_NOT_SUPPORTED) why = NP_FAILURE_LIBRARY;
+  if (code == CUBLAS_STATUS_NOT_INITIALIZED) why = NP_FAILURE_LIBRARY; /* it is there, and does not start */
+  return np_cuda_failed(&core->gpu, call, why, cublasLtGetStatusString(code));
 }
 
 #define LT_TRY(call)                                                                                                   \

@@ -1,12 +1,21 @@
 /* Device memory: taken, given back, and the scratch that operations work in. */
 #include "ops/cuda/cuda.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 static double gib(size_t bytes) { return (double)bytes / (double)(1 << 30); }
 
+/* "1.23 GiB" or "4.5 MiB". */
+static const char *size_text(size_t bytes, char text[24]) {
+  if (gib(bytes) >= 1) snprintf(text, 24, "%.2f GiB", gib(bytes));
+  else snprintf(text, 24, "%.1f MiB", 1024 * gib(bytes));
+  return text;
+}
+
 np_status np_cuda_take(np_cuda_core *core, size_t bytes, void **out) {
   size_t room = 0, whole = 0;
+  char text[24];
   *out = NULL;
   cudaError_t code = cudaMalloc(out, bytes ? bytes : 1);
   if (code == cudaSuccess) return NP_OK;
@@ -14,11 +23,24 @@ np_status np_cuda_take(np_cuda_core *core, size_t bytes, void **out) {
   if (code != cudaErrorMemoryAllocation) return np_cuda_error(&core->gpu, "cudaMalloc", code);
   (void)cudaGetLastError(); /* this failure is told here, and not by the next launch */
   (void)cudaMemGetInfo(&room, &whole);
+  return np_error(NP_ERR_MEMORY, "GPU %d (%s): not enough memory: %s asked, %.2f of %.2f GiB free; %s",
+                  core->gpu.device, core->gpu.name, size_text(bytes, text), gib(room), gib(whole),
+                  np_failure_advice(NP_FAILURE_MEMORY));
+}
+
+np_status np_cuda_take_pinned(np_cuda_core *core, size_t bytes, unsigned flags, void **out) {
+  char text[24];
+  *out = NULL;
+  cudaError_t code = cudaHostAlloc(out, bytes ? bytes : 1, flags);
+  if (code == cudaSuccess) return NP_OK;
+  *out = NULL;
+  if (code != cudaErrorMemoryAllocation) return np_cuda_error(&core->gpu, "cudaHostAlloc", code);
+  (void)cudaGetLastError();
   return np_error(
       NP_ERR_MEMORY,
-      "GPU %d (%s): not enough memory: %.2f GiB asked, %.2f of %.2f GiB free; a smaller train.micro_batch or "
-      "train.recompute: block takes less, and for a probe a smaller probe.batch",
-      core->gpu.device, core->gpu.name, gib(bytes), gib(room), gib(whole));
+      "GPU %d (%s): not enough pinned memory of the host: %s asked; end other programs, or raise the memory "
+      "limit of the container or job",
+      core->gpu.device, core->gpu.name, size_text(bytes, text));
 }
 
 np_status np_cuda_alloc(np_ops *ops, size_t bytes, void **out) {
@@ -98,12 +120,7 @@ void np_cuda_scratch_close(np_cuda_core *core) {
 /* ---- memory of both sides ---- */
 
 np_status np_cuda_mapped_alloc(np_ops *ops, size_t bytes, void **out) {
-  np_cuda_core *core = np_cuda_enter(ops);
-  np_status st = NP_OK;
-  *out = NULL;
-  NP_CUDA_TRY(cudaHostAlloc(out, bytes ? bytes : 1, cudaHostAllocMapped | cudaHostAllocPortable));
-out:
-  return st;
+  return np_cuda_take_pinned(np_cuda_enter(ops), bytes, cudaHostAllocMapped | cudaHostAllocPortable, out);
 }
 
 void np_cuda_mapped_release(np_ops *ops, void *memory) {

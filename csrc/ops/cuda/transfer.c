@@ -16,7 +16,7 @@ np_status np_cuda_transfer_open(np_cuda_core *core) {
   np_status st = NP_OK;
   void *staged = NULL, *pinned = NULL;
   NP_CUDA_TRY(cudaStreamCreateWithFlags(&core->copies, cudaStreamNonBlocking));
-  NP_CUDA_TRY(cudaHostAlloc(&pinned, SMALL_BYTES + CHUNK_BYTES + FETCH_BYTES, cudaHostAllocDefault));
+  NP_TRY(np_cuda_take_pinned(core, SMALL_BYTES + CHUNK_BYTES + FETCH_BYTES, cudaHostAllocDefault, &pinned));
   core->pinned = pinned;
   NP_TRY(np_cuda_take(core, CHUNK_BYTES, &staged));
   core->staged = staged;

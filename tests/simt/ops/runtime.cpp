@@ -1,6 +1,7 @@
 /* The CUDA runtime of the emulated GPU (include/cuda_runtime_api.h). */
 #include <cuda_runtime_api.h>
 
+#include "machine.h"
 #include "queue.h"
 
 #include <chrono>
@@ -11,19 +12,21 @@
 
 namespace {
 
-enum : size_t { GPU_MEMORY = static_cast<size_t>(64) << 30, SHARED_LIMIT = 227 * 1024 };
 enum { VERSION = 13000 };
 enum : size_t { RECORDING = 64 << 10 }; /* bytes of device memory that the driver keeps for one */
 
-size_t taken; /* of GPU_MEMORY */
+np_simt_machine &now = np_simt_now;
+size_t taken, pinned; /* of the machine's memory */
 std::unordered_map<void *, size_t> sizes;
 
+/* A context in which a kernel broke gives nothing but that error. */
 cudaError_t queue(simt::work what) {
+  if (now.lost != cudaSuccess) return now.lost;
   if (simt::submit(std::move(what)) == NP_OK) return cudaSuccess;
   return cudaErrorLaunchFailure;
 }
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 } // namespace
 
@@ -42,20 +45,24 @@ struct CUgraphExec_st {
 
 /* ---- the device ---- */
 
-cudaError_t cudaGetDeviceCount(int *count) { return *count = 1, cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int *count) {
+  *count = now.devices;
+  return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
+}
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp *out, int) {
   *out = cudaDeviceProp();
   snprintf(out->name, sizeof out->name, "emulated GPU");
-  out->totalGlobalMem = GPU_MEMORY;
-  out->major = 9;
+  out->totalGlobalMem = now.memory;
+  out->major = now.major;
+  out->minor = now.minor;
   out->multiProcessorCount = 4;
   return cudaSuccess;
 }
 
 cudaError_t cudaDeviceGetAttribute(int *out, cudaDeviceAttr which, int) {
   if (which != cudaDevAttrMaxSharedMemoryPerBlockOptin) return cudaErrorInvalidValue;
-  return *out = static_cast<int>(SHARED_LIMIT), cudaSuccess;
+  return *out = static_cast<int>(now.shared_limit), cudaSuccess;
 }
 
 cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidValue; }
@@ -65,23 +72,16 @@ cudaError_t cudaGetLastError() { return cudaSuccess; }
 const char *cudaGetErrorName(cudaError_t code) { return code == cudaSuccess ? "cudaSuccess" : "cudaError"; }
 
 const char *cudaGetErrorString(cudaError_t code) {
-  switch (code) {
-  case cudaSuccess:
-    return "no error";
-  case cudaErrorMemoryAllocation:
-    return "out of memory";
-  case cudaErrorLaunchFailure:
-    return np_error_message(); /* what the emulator found */
-  default:
-    return "invalid argument";
-  }
+  if (code == cudaErrorLaunchFailure) return np_error_message(); /* what the emulator found */
+  return np_simt_error_text(code);
 }
 
 /* ---- memory ---- */
 
 /* Full of NaN, as device memory may be. */
 cudaError_t cudaMalloc(void **out, size_t bytes) {
-  *out = bytes < GPU_MEMORY - taken ? aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr;
+  if (now.lost != cudaSuccess) return now.lost;
+  *out = taken + bytes <= now.memory ? aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr;
   if (*out == nullptr) return cudaErrorMemoryAllocation;
   memset(*out, 0xff, bytes);
   taken += sizes[*out] = bytes;
@@ -94,13 +94,20 @@ cudaError_t cudaFree(void *memory) {
 }
 
 cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned) {
-  *out = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-  return *out != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
+  *out = pinned + bytes <= now.pinned ? aligned_alloc(4096, (bytes + 4095) / 4096 * 4096) : nullptr;
+  if (*out == nullptr) return cudaErrorMemoryAllocation;
+  pinned += sizes[*out] = bytes;
+  return cudaSuccess;
 }
 
-cudaError_t cudaFreeHost(void *memory) { return free(memory), cudaSuccess; }
+cudaError_t cudaFreeHost(void *memory) {
+  if (memory != nullptr) pinned -= sizes.at(memory), sizes.erase(memory);
+  return free(memory), cudaSuccess;
+}
 cudaError_t cudaMemGetInfo(size_t *room, size_t *whole) {
-  return *whole = GPU_MEMORY, *room = GPU_MEMORY - taken, cudaSuccess;
+  *whole = now.memory;
+  *room = taken < now.memory ? now.memory - taken : 0;
+  return cudaSuccess;
 }
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
@@ -119,7 +126,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t) {
-  return simt::recording == nullptr ? cudaSuccess : cudaErrorInvalidValue; /* not while recording */
+  return simt::recording == nullptr ? now.lost : cudaErrorInvalidValue; /* not while recording */
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
 
@@ -128,8 +135,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete event;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) { return event->at = now(), cudaSuccess; }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) { return event->at = seconds(), cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return now.lost; }
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to) {
   return *milliseconds = static_cast<float>(1e3 * (to->at - from->at)), cudaSuccess;
 }
@@ -152,6 +159,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *out) {
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long) {
+  if (taken + RECORDING > now.memory) return cudaErrorMemoryAllocation;
   taken += RECORDING;
   return *out = new CUgraphExec_st{graph->work}, cudaSuccess;
 }

@@ -24,6 +24,11 @@ typedef enum cudaError {
   cudaErrorHardwareStackError,
   cudaErrorInvalidAddressSpace,
   cudaErrorInvalidPc,
+  cudaErrorInvalidConfiguration,
+  cudaErrorInvalidDeviceFunction,
+  cudaErrorNoKernelImageForDevice,
+  cudaErrorUnsupportedPtxVersion,
+  cudaErrorDevicesUnavailable,
 } cudaError_t;
 
 typedef struct CUstream_st *cudaStream_t;
