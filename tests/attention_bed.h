@@ -5,6 +5,15 @@
 
 #include "ops_harness.h"
 
+/* Whether the GPU is the emulated one, where a large case takes minutes. */
+static inline bool emulated(void) {
+#ifdef NP_TEST_CUDA
+  return strcmp(NP_TEST_CUDA, "simt") == 0;
+#else
+  return false;
+#endif
+}
+
 /* ---- the reference ---- */
 
 enum { BED_IMAGES = 7 };
