@@ -134,8 +134,11 @@ def stage_repeat(check):
 
 
 # Why not. The other tests race the kernels of a model's passes one by one.
-NOT_RACECHECKED = {"test_gpu_ops_matmul": "cuBLASLt's kernels, not ours",
-                   "test_gpu_ops_prepared": "whole passes of a model: more than four minutes"}
+WHOLE_PASSES = "whole passes of a model: minutes"
+NOT_RACECHECKED = {"test_gpu_ops_matmul": "cuBLASLt's kernels, not ours", "test_gpu_ops_prepared": WHOLE_PASSES,
+                   "test_gpu_model": WHOLE_PASSES, "test_gpu_model_recompute": WHOLE_PASSES,
+                   "test_gpu_attentive_head": WHOLE_PASSES, "test_gpu_optimiser": WHOLE_PASSES,
+                   "test_gpu_attention": "as many heads as fill a GPU, and cuDNN's kernels: minutes"}
 
 
 def stage_sanitizer(check):

@@ -123,8 +123,9 @@ void another_reader(size_t at) {
     c.read = SEVERAL;
   }
   reader &mine = all[here.self->home->number];
-  if (mine.clock != here.self->home->clock) mine = {here.self->home->clock, 0};
-  mine.lanes |= 1u << here.self->number % LANES;
+  const uint32_t clock = here.self->home->clock, others = mine.clock == clock ? mine.lanes : 0;
+  mine.clock = clock; /* not as one struct, which the compiler puts together in memory: slow, and much is read here */
+  mine.lanes = others | 1u << here.self->number % LANES;
 }
 
 /* Some reader of the place that the running thread does not know of; -1 when it knows of all. */

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <vector>
 
 extern "C" {
@@ -168,20 +169,24 @@ static void reference_backward(const shape *s, const np_bf16 *qkv, const np_bf16
 
 /* ---- cases ---- */
 
-static const shape SHAPES[] = {
-    {5, 7, 2, 64, {0, 1, 3, 6, 7}, true},  {1, 1, 1, 128, {0}, true},
-    {3, 1, 3, 64, {1, 0, 1}, true},        {3, 64, 1, 128, {0, 63, 64}, true},
-    {3, 65, 1, 64, {0, 64, 33}, true},     {2, 196, 2, 128, {77, 196}, true},
-    {3, 256, 1, 128, {0, 255, 100}, true}, {1, 256, 2, 64, {130}, true},
-    {3, 300, 1, 64, {299, 150, 1}, true},  {1, 300, 1, 128, {1}, true},
-    {2, 130, 1, 128, {0}, false},          {2, 70, 1, 64, {0, 70}, true, true},
-    {3, 65, 2, 32, {0, 64, 33}, true},     {1, 256, 2, 32, {130}, true},
-    {2, 130, 1, 32, {0}, false},           {2, 196, 2, 96, {77, 196}, true},
-    {3, 256, 1, 96, {0, 255, 100}, true},  {2, 70, 1, 96, {0, 70}, true, true},
-};
+static const shape ODD[] = {{5, 7, 2, 64, {0, 1, 3, 6, 7}, true}, {3, 1, 3, 64, {1, 0, 1}, true},
+                            {1, 256, 2, 64, {130}, true},         {1, 256, 2, 32, {130}, true},
+                            {2, 130, 1, 128, {0}, false},         {2, 130, 1, 32, {0}, false},
+                            {2, 70, 1, 64, {0, 70}, true, true},  {2, 70, 1, 96, {0, 70}, true, true}};
+
+/* Those, and every token count × head width that the kernels are promised for. Of the large ones three images are
+ * enough here: unit/ops_attention_shapes.c has all five through the operator. */
+static std::vector<shape> all_shapes() {
+  std::vector<shape> all(std::begin(ODD), std::end(ODD));
+  for (int n : {1, 7, 64, 65, 196, 256, 300})
+    for (int width : {32, 64, 96, 128})
+      all.push_back(n < 100 ? shape{5, n, 1, width, {n * 2 / 5, 0, 1, n - 1, n}, true}
+                            : shape{3, n, 1, width, {1, n * 2 / 5, n - 1}, true});
+  return all;
+}
 
 static void test_forward(void **) {
-  for (const shape &s : SHAPES) {
+  for (const shape &s : all_shapes()) {
     seed = 20240108;
     size_t outs = static_cast<size_t>(s.batch * s.tokens * s.heads * s.width),
            rows = outs / static_cast<size_t>(s.width);
@@ -218,7 +223,7 @@ static void test_forward(void **) {
 }
 
 static void test_backward(void **) {
-  for (const shape &s : SHAPES) {
+  for (const shape &s : all_shapes()) {
     seed = 20240108;
     size_t outs = static_cast<size_t>(s.batch * s.tokens * s.heads * s.width),
            rows = outs / static_cast<size_t>(s.width);
