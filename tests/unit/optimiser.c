@@ -38,7 +38,8 @@ static void assert_close(double got, double want, double tolerance) {
 typedef struct fixture {
   np_ops *ops;
   np_optimiser *optimiser;
-  float *weights, *grads;
+  float weights[TOTAL], grads[TOTAL];   /* the test's */
+  float *device_weights, *device_grads; /* the operators' */
   np_step_outcome outcome;
 } fixture;
 
@@ -46,21 +47,28 @@ static fixture open_fixture(void) {
   fixture f = {0};
   assert_ok(np_ops_cpu(NP_F32, 2, &f.ops));
   assert_ok(np_optimiser_create(f.ops, &params, &config, &f.optimiser));
-  assert_ok(f.ops->alloc(f.ops, TOTAL * sizeof(float), (void **)&f.weights));
-  assert_ok(f.ops->alloc(f.ops, TOTAL * sizeof(float), (void **)&f.grads));
+  assert_ok(f.ops->alloc(f.ops, TOTAL * sizeof(float), (void **)&f.device_weights));
+  assert_ok(f.ops->alloc(f.ops, TOTAL * sizeof(float), (void **)&f.device_grads));
   return f;
 }
 
 static void close_fixture(fixture *f) {
   np_optimiser_destroy(f->optimiser);
-  f->ops->release(f->ops, f->weights);
-  f->ops->release(f->ops, f->grads);
+  f->ops->release(f->ops, f->device_weights);
+  f->ops->release(f->ops, f->device_grads);
   f->ops->destroy(f->ops);
 }
 
+static void upload(fixture *f) {
+  assert_ok(f->ops->upload(f->ops, f->device_weights, f->weights, sizeof f->weights));
+  assert_ok(f->ops->upload(f->ops, f->device_grads, f->grads, sizeof f->grads));
+}
+
 static void step(fixture *f, double lr) {
-  assert_ok(np_optimiser_step(f->optimiser, f->weights, f->grads, NULL, lr));
+  upload(f);
+  assert_ok(np_optimiser_step(f->optimiser, f->device_weights, f->device_grads, NULL, lr));
   assert_ok(np_optimiser_read(f->optimiser, &f->outcome));
+  assert_ok(f->ops->download(f->ops, f->weights, f->device_weights, sizeof f->weights));
 }
 
 /* torch 2.15, float64; the second row with decay on everything */
@@ -76,8 +84,10 @@ static void as_torch(void **state) {
     fixture f = open_fixture();
     if (variant == 1) np_optimiser_decay_all(f.optimiser);
     for (int s = 0; s < 5; s++) {
-      fill(s == 0 ? f.weights : NULL, f.grads, s % 2 ? 0.01 : 1.0, s);        /* clipped, not clipped, … */
-      assert_ok(np_optimiser_prepare(f.optimiser, f.weights, f.grads, NULL)); /* changes nothing */
+      fill(s == 0 ? f.weights : NULL, f.grads, s % 2 ? 0.01 : 1.0, s); /* clipped, not clipped, … */
+      upload(&f);
+      assert_ok(np_optimiser_prepare(f.optimiser, f.device_weights, f.device_grads, NULL)); /* changes nothing */
+      assert_ok(f.ops->download(f.ops, f.weights, f.device_weights, sizeof f.weights));
       step(&f, 1e-2 * (s + 1));
       assert_true(f.outcome.applied);
       assert_close(f.outcome.grad_norm, torch_norms[s], 1e-6);
@@ -144,10 +154,12 @@ static void late(void **state) {
   fixture f = open_fixture();
   np_step_outcome first, second;
   fill(f.weights, f.grads, 1, 0);
-  assert_ok(np_optimiser_step(f.optimiser, f.weights, f.grads, NULL, 0.01));
+  upload(&f);
+  assert_ok(np_optimiser_step(f.optimiser, f.device_weights, f.device_grads, NULL, 0.01));
   assert_ok(np_optimiser_fetch(f.optimiser, 0));
   f.grads[A] = NAN;
-  assert_ok(np_optimiser_step(f.optimiser, f.weights, f.grads, NULL, 0.01));
+  assert_ok(f.ops->upload(f.ops, f.device_grads, f.grads, sizeof f.grads));
+  assert_ok(np_optimiser_step(f.optimiser, f.device_weights, f.device_grads, NULL, 0.01));
   assert_ok(np_optimiser_fetch(f.optimiser, 1));
   assert_ok(np_optimiser_arrive(f.optimiser, 0, &first));
   assert_ok(np_optimiser_arrive(f.optimiser, 1, &second));
