@@ -51,8 +51,11 @@ typedef struct cache {
 
 np_status np_cpu_matmul_open(void **out) {
   np_status st = NP_OK;
-  cache *state = calloc(1, sizeof *state);
   *out = NULL;
+  if (dnnl_version()->major != DNNL_VERSION_MAJOR)
+    return np_error(NP_ERR_LIBRARY, "oneDNN: the library is version %d, the headers of this build are of version %d",
+                    dnnl_version()->major, DNNL_VERSION_MAJOR);
+  cache *state = calloc(1, sizeof *state);
   if (!state) return np_error(NP_ERR_MEMORY, "out of memory for the table of matrix products");
   TRY_DNNL(dnnl_engine_create(&state->engine, dnnl_cpu, 0));
   TRY_DNNL(dnnl_stream_create(&state->stream, state->engine, dnnl_stream_default_flags));
