@@ -95,9 +95,8 @@ static void report_processor(cJSON *to) {
 
 #if NP_BUILD_CUDA_OPERATORS
 /* 13000 is CUDA 13.0; 130101 is cuBLASLt 13.1.1; 91900 is cuDNN 9.19.0. */
-static void say_versions(cJSON *to) {
-  np_cuda_versions v;
-  np_cuda_library_versions(&v);
+static void say_versions(cJSON *to, const np_cuda_versions *versions) {
+  const np_cuda_versions v = *versions;
   if (v.driver) say(to, "driver", "CUDA %d.%d", v.driver / 1000, v.driver % 1000 / 10);
   else say(to, "driver", "none");
   say(to, "runtime", "CUDA %d.%d", v.runtime / 1000, v.runtime % 1000 / 10);
@@ -109,8 +108,10 @@ static void say_versions(cJSON *to) {
 static void report_gpus(cJSON *to) {
   np_cuda_about about;
   char key[40], text[NP_CUDA_TEXT];
+  np_cuda_versions versions;
   int count = np_cuda_device_count();
-  say_versions(to);
+  np_cuda_library_versions(&versions);
+  say_versions(to, &versions);
   if (count == 0) {
     (void)np_cuda_look(-1, &about);
     say(to, "GPUs", "none: %s", np_error_message());
@@ -122,11 +123,15 @@ static void report_gpus(cJSON *to) {
       say(to, key, "%s, compute capability %d.%d, %d SMs, %.1f GiB", about.name, about.major, about.minor,
           about.processors, (double)about.memory / (1 << 30));
     snprintf(key, sizeof key, "GPU %d operators", i);
-    say(to, key, "%s", usable ? "can be used" : np_error_message());
+    say(to, key, "%s", usable ? "can be used, in fp32 (without TF32) and bf16" : np_error_message());
     if (!usable) continue;
     np_cuda_attention_versions(&about, text);
     snprintf(key, sizeof key, "GPU %d attention", i);
     say(to, key, "%s", text);
+    snprintf(key, sizeof key, "GPU %d matrix products", i);
+    say(to, key, "cuBLASLt, fp32 (without TF32) and bf16");
+    snprintf(key, sizeof key, "GPU %d attention: cudnn", i);
+    say(to, key, "%s", versions.cudnn ? "can be used, in bf16, without prefixes" : "cuDNN is not found");
   }
 }
 #else
