@@ -1,5 +1,7 @@
 #include "optim/optimiser.h"
 
+#include "util/log.h"
+
 #include <math.h>
 #include <stdlib.h>
 
@@ -17,6 +19,8 @@ struct np_optimiser {
   np_adamw_state *state; /* [1], device */
   span *spans;
   int span_count;
+  np_recording *recording; /* of a step over these buffers, but for its learning rate; NULL: none */
+  const void *recorded[3]; /* weights, grads, low */
 };
 
 /* Each span reaches to the start of the next, over the gap behind its last parameter: gaps hold zeros and stay zero. */
@@ -59,8 +63,14 @@ out:
   return st;
 }
 
+static void forget(np_optimiser *o) {
+  if (o->recording) o->ops->forget(o->ops, o->recording);
+  o->recording = NULL;
+}
+
 void np_optimiser_destroy(np_optimiser *o) {
   if (!o) return;
+  forget(o);
   o->ops->release(o->ops, o->state);
   o->ops->release(o->ops, o->second);
   o->ops->release(o->ops, o->first);
@@ -69,10 +79,16 @@ void np_optimiser_destroy(np_optimiser *o) {
 }
 
 void np_optimiser_decay_all(np_optimiser *o) {
+  forget(o);
   for (int i = 0; i < o->span_count; i++) o->spans[i].decays = true;
 }
 
-/* What follows the norm. */
+/* The norm of the gradients on the device, or what stands in its place. */
+static np_status norm(np_optimiser *o, const float *grads) {
+  return o->ops->sum_squares(o->ops, o->total, grads, &o->state->norm_squared);
+}
+
+/* What follows it. */
 static np_status update(np_optimiser *o, float *weights, const float *grads, void *low) {
   np_status st = NP_OK;
   size_t low_size = np_dtype_size(o->ops->act);
@@ -97,18 +113,40 @@ np_status np_optimiser_step(np_optimiser *o, float *weights, const float *grads,
   np_status st = NP_OK;
   const float rate = (float)lr;
   NP_TRY(o->ops->upload(o->ops, &o->state->lr, &rate, sizeof rate));
-  NP_TRY(o->ops->sum_squares(o->ops, o->total, grads, &o->state->norm_squared));
+  if (o->recording && o->recorded[0] == weights && o->recorded[1] == grads && o->recorded[2] == low)
+    return o->ops->replay(o->ops, o->recording);
+  NP_TRY(norm(o, grads));
   st = update(o, weights, grads, low);
 out:
   return st;
 }
 
+/* Without a recording, which is an error to nobody, each step queues its operations one by one. */
+static np_status record(np_optimiser *o, float *weights, const float *grads, void *low) {
+  np_status st = NP_OK;
+  NP_TRY(o->ops->record_begin(o->ops));
+  np_status inside = norm(o, grads);
+  if (inside == NP_OK) inside = update(o, weights, grads, low);
+  st = o->ops->record_end(o->ops, &o->recording);
+  if (inside != NP_OK) {
+    if (st == NP_OK) forget(o);
+    st = inside;
+  }
+  o->recorded[0] = weights, o->recorded[1] = grads, o->recorded[2] = low;
+out:
+  if (st != NP_ERR_LIBRARY) return st;
+  np_warn("the optimiser's step could not be recorded (%s): it runs as it is", np_error_message());
+  return NP_OK;
+}
+
 np_status np_optimiser_prepare(np_optimiser *o, float *weights, const float *grads, void *low) {
   np_status st = NP_OK;
   const double not_finite = NAN;
-  NP_TRY(o->ops->sum_squares(o->ops, o->total, grads, &o->state->norm_squared));
+  forget(o);
+  NP_TRY(norm(o, grads));
   NP_TRY(o->ops->upload(o->ops, &o->state->norm_squared, &not_finite, sizeof not_finite));
-  st = update(o, weights, grads, low);
+  NP_TRY(update(o, weights, grads, low));
+  if (o->ops->record_begin) st = record(o, weights, grads, low);
 out:
   return st;
 }

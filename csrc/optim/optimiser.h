@@ -29,7 +29,7 @@ void np_optimiser_decay_all(np_optimiser *optimiser);
 np_status np_optimiser_step(np_optimiser *optimiser, float *weights, const float *grads, void *low, double lr);
 
 /* Before the first step: a step that changes nothing, of a gradient whose norm is not finite. So the backend takes what
- * memory a step needs. */
+ * memory a step needs; and where it records, the step is recorded, and replayed for these same buffers from then on. */
 np_status np_optimiser_prepare(np_optimiser *optimiser, float *weights, const float *grads, void *low);
 
 /* What became of the step queued last. */

@@ -1,5 +1,6 @@
 /* AdamW with clipping, against PyTorch's own numbers (torch.optim.AdamW after clip_grad_norm_, float64) and its rules.
  */
+#include "unit/recorder.h"
 #include "unit/temp.h"
 
 #include "optim/optimiser.h"
@@ -43,12 +44,18 @@ typedef struct fixture {
   np_step_outcome outcome;
 } fixture;
 
+static void open_on(fixture *f, np_ops *ops) {
+  f->ops = ops;
+  assert_ok(np_optimiser_create(ops, &params, &config, &f->optimiser));
+  assert_ok(ops->alloc(ops, TOTAL * sizeof(float), (void **)&f->device_weights));
+  assert_ok(ops->alloc(ops, TOTAL * sizeof(float), (void **)&f->device_grads));
+}
+
 static fixture open_fixture(void) {
   fixture f = {0};
-  assert_ok(np_ops_cpu(NP_F32, 2, &f.ops));
-  assert_ok(np_optimiser_create(f.ops, &params, &config, &f.optimiser));
-  assert_ok(f.ops->alloc(f.ops, TOTAL * sizeof(float), (void **)&f.device_weights));
-  assert_ok(f.ops->alloc(f.ops, TOTAL * sizeof(float), (void **)&f.device_grads));
+  np_ops *ops;
+  assert_ok(np_ops_cpu(NP_F32, 2, &ops));
+  open_on(&f, ops);
   return f;
 }
 
@@ -169,12 +176,41 @@ static void late(void **state) {
   close_fixture(&f);
 }
 
+/* A prepared step is replayed, to the bits of one that runs as it is; for other buffers, or when it could not be
+ * recorded, it runs as it is. */
+static void replayed(void **state) {
+  (void)state;
+  for (int fails = 0; fails < 2; fails++) {
+    fixture plain = open_fixture(), f = {0};
+    np_ops *inner;
+    assert_ok(np_ops_cpu(NP_F32, 2, &inner));
+    recorder *r = recorder_make(inner);
+    open_on(&f, &r->table);
+    r->fail_at = 2, r->failures = fails;
+    for (int s = 0; s < 4; s++) {
+      fill(s == 0 ? f.weights : NULL, f.grads, 1, s);
+      fill(s == 0 ? plain.weights : NULL, plain.grads, 1, s);
+      upload(&f);
+      if (s == 0) assert_ok(np_optimiser_prepare(f.optimiser, f.device_weights, f.device_grads, NULL));
+      step(&f, 0.01 * (s + 1));
+      step(&plain, 0.01 * (s + 1));
+      assert_memory_equal(f.weights, plain.weights, sizeof f.weights);
+    }
+    assert_int_equal(r->replayed, fails ? 0 : 4);
+    assert_ok(
+        np_optimiser_step(f.optimiser, f.device_weights, f.device_weights, NULL, 0.01)); /* not what was prepared */
+    np_optimiser_decay_all(f.optimiser);                                                 /* no longer the same step */
+    step(&f, 0.01);
+    assert_true(r->begun == 1 && r->forgotten == 1 && r->replayed == (fails ? 0 : 4));
+    close_fixture(&plain);
+    close_fixture(&f);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(as_torch),
-      cmocka_unit_test(non_finite),
-      cmocka_unit_test(carried_over),
-      cmocka_unit_test(late),
+      cmocka_unit_test(as_torch), cmocka_unit_test(non_finite), cmocka_unit_test(carried_over),
+      cmocka_unit_test(late),     cmocka_unit_test(replayed),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

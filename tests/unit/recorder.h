@@ -130,6 +130,14 @@ OP(pixel_loss,
     const void *pred, void *dpred, double *loss, bool accumulate),
    P(*pixels, rows, index, normalize, scale, pred, dpred, loss, accumulate),
    (ops, &a->pixels, a->rows, a->index, a->normalize, a->scale, a->pred, a->dpred, a->loss, a->accumulate))
+OP(sum_squares, P(int64_t count; const float *g; double *out;),
+   (np_ops *ops, int64_t count, const float *g, double *out), P(count, g, out), (ops, a->count, a->g, a->out))
+OP(adamw_prepare, P(np_adamw how; np_adamw_state *state;), (np_ops *ops, const np_adamw *how, np_adamw_state *state),
+   P(*how, state), (ops, &a->how, a->state))
+OP(adamw, P(np_adamw how; const np_adamw_state *state; int64_t count; const float *g; float *w, *m, *v; void *low;),
+   (np_ops *ops, const np_adamw *how, const np_adamw_state *state, int64_t count, const float *g, float *w, float *m, float *v,
+    void *low),
+   P(*how, state, count, g, w, m, v, low), (ops, &a->how, a->state, a->count, a->g, a->w, a->m, a->v, a->low))
 // clang-format on
 #undef P
 #undef OP
@@ -202,7 +210,7 @@ static void recorder_destroy(np_ops *ops) {
   free(r);
 }
 
-/* Takes `inner` over. What a training pass does not use is left out. */
+/* Takes `inner` over. What a training pass and an optimiser do not use is left out. */
 static inline recorder *recorder_make(np_ops *inner) {
   recorder *r = calloc(1, sizeof *r);
   assert_non_null(r);
@@ -233,6 +241,9 @@ static inline recorder *recorder_make(np_ops *inner) {
       .attention_forward = recorder_attention_forward,
       .attention_backward = recorder_attention_backward,
       .pixel_loss = recorder_pixel_loss,
+      .sum_squares = recorder_sum_squares,
+      .adamw_prepare = recorder_adamw_prepare,
+      .adamw = recorder_adamw,
       .destroy = recorder_destroy,
   };
   return r;
