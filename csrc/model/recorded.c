@@ -12,25 +12,23 @@
  * use kernels that the largest pass did not; drivers since CUDA 12.3 load them while a recording is made. Should one
  * refuse, the pass runs as it is, which loads them, and is recorded again. */
 #include "model/internal.h"
+#include "ops/record.h"
 #include "util/log.h"
 
 #include <stdio.h>
 
-/* What broke the recording is the first error, not that it could not be ended. */
+typedef struct pass_call {
+  np_model *model;
+  bool first;
+} pass_call;
+
+static np_status run_pass(void *context) {
+  const pass_call *call = context;
+  return np_model_pass(call->model, call->first);
+}
+
 static np_status record(np_model *m, bool first, np_recording **out) {
-  np_status st = NP_OK;
-  char reason[512];
-  NP_TRY(m->ops->record_begin(m->ops));
-  np_status inside = np_model_pass(m, first);
-  if (inside != NP_OK) snprintf(reason, sizeof reason, "%s", np_error_message());
-  st = m->ops->record_end(m->ops, out);
-  if (inside != NP_OK) {
-    if (st == NP_OK) m->ops->forget(m->ops, *out);
-    *out = NULL;
-    st = np_error(inside, "%s", reason);
-  }
-out:
-  return st;
+  return np_ops_record(m->ops, run_pass, &(pass_call){m, first}, out);
 }
 
 static const char *pass_text(const np_pass *p, char text[96]) {

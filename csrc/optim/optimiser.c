@@ -1,5 +1,6 @@
 #include "optim/optimiser.h"
 
+#include "ops/record.h"
 #include "util/log.h"
 
 #include <math.h>
@@ -109,31 +110,35 @@ out:
   return st;
 }
 
+typedef struct step_call {
+  np_optimiser *o;
+  float *weights;
+  const float *grads;
+  void *low;
+} step_call;
+
+/* A step, but for its learning rate. */
+static np_status run_step(void *context) {
+  const step_call *call = context;
+  np_status st = norm(call->o, call->grads);
+  return st == NP_OK ? update(call->o, call->weights, call->grads, call->low) : st;
+}
+
 np_status np_optimiser_step(np_optimiser *o, float *weights, const float *grads, void *low, double lr) {
   np_status st = NP_OK;
   const float rate = (float)lr;
   NP_TRY(o->ops->upload(o->ops, &o->state->lr, &rate, sizeof rate));
   if (o->recording && o->recorded[0] == weights && o->recorded[1] == grads && o->recorded[2] == low)
     return o->ops->replay(o->ops, o->recording);
-  NP_TRY(norm(o, grads));
-  st = update(o, weights, grads, low);
+  st = run_step(&(step_call){o, weights, grads, low});
 out:
   return st;
 }
 
 /* Without a recording, which is an error to nobody, each step queues its operations one by one. */
 static np_status record(np_optimiser *o, float *weights, const float *grads, void *low) {
-  np_status st = NP_OK;
-  NP_TRY(o->ops->record_begin(o->ops));
-  np_status inside = norm(o, grads);
-  if (inside == NP_OK) inside = update(o, weights, grads, low);
-  st = o->ops->record_end(o->ops, &o->recording);
-  if (inside != NP_OK) {
-    if (st == NP_OK) forget(o);
-    st = inside;
-  }
+  np_status st = np_ops_record(o->ops, run_step, &(step_call){o, weights, grads, low}, &o->recording);
   o->recorded[0] = weights, o->recorded[1] = grads, o->recorded[2] = low;
-out:
   if (st != NP_ERR_LIBRARY) return st;
   np_warn("the optimiser's step could not be recorded (%s): it runs as it is", np_error_message());
   return NP_OK;

@@ -12,8 +12,7 @@
 
 enum { SIDE = 16, CHANNELS = 3, BYTES = SIDE * SIDE * CHANNELS };
 
-/* ---- images
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- images ---- */
 
 static char *image_path(void **state, int i) { return np_format("%s/c%d/%03d.png", (char *)*state, i % 3, i / 3); }
 
@@ -96,8 +95,7 @@ static np_loader_options options(bool train) {
                              .max_bad_share = 1};
 }
 
-/* ---- a whole run, written down
- * --------------------------------------------------------------------------------------- */
+/* ---- a whole run, written down ---- */
 
 typedef struct record {
   uint8_t *bytes;
@@ -145,8 +143,7 @@ static void assert_same(const record *a, const record *b) {
   if (a->used) assert_memory_equal(a->bytes, b->bytes, a->used);
 }
 
-/* ---- tests
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- tests ---- */
 
 /* Batches straddle epochs (8 a batch, 21 images); every sample once an epoch; pixels, labels and prefixes belong to it.
  */
@@ -508,8 +505,14 @@ static void test_away_for_a_while(void **state) {
   free(bytes[1]);
 }
 
-/* What a run with 30 damaged images says, with a list or without; *lines in it. */
-static char *said(void **state, const char *list, int *lines) {
+static int lines_of(const char *text) {
+  int lines = 0;
+  for (; (text = strchr(text, '\n')); text++) lines++;
+  return lines;
+}
+
+/* What a run with 30 damaged images says, with a list or without. */
+static char *said(void **state, const char *list) {
   np_dataset *dataset = make(state, 36, true);
   np_loader_options o = options(true);
   o.bad_list = list;
@@ -526,8 +529,6 @@ static char *said(void **state, const char *list, int *lines) {
   close(file);
   free(r.bytes);
   assert_ok(np_file_read(path, 1 << 20, &text, &size));
-  *lines = 0;
-  for (char *at = text; (at = strchr(at, '\n')); at++) ++*lines;
   free(path);
   np_dataset_close(dataset);
   return text;
@@ -535,19 +536,16 @@ static char *said(void **state, const char *list, int *lines) {
 
 /* Each path once; beside a list of all twenty at most, then one more line. */
 static void test_log(void **state) {
-  char *list = np_path_join(*state, "bad"), *text;
-  int lines;
+  char *list = np_path_join(*state, "bad"), *text = said(state, NULL);
   size_t size;
-  free(said(state, NULL, &lines));
-  assert_int_equal(lines, 30);
-  text = said(state, list, &lines);
-  assert_int_equal(lines, 21);
+  assert_int_equal(lines_of(text), 30);
+  free(text);
+  text = said(state, list);
+  assert_int_equal(lines_of(text), 21);
   assert_true(strstr(text, ".png") && strstr(text, "more damaged images, listed in '"));
   free(text);
   assert_ok(np_file_read(list, 1 << 20, &text, &size));
-  lines = 0;
-  for (char *at = text; (at = strchr(at, '\n')); at++) lines++;
-  assert_int_equal(lines, 30);
+  assert_int_equal(lines_of(text), 30);
   free(text);
   free(list);
 }

@@ -201,15 +201,7 @@ static void the_plan_is_what_a_small_model_takes(void **state) {
 /* AIM-0.6B: 1.7 TFLOP an image in the reference's count, as model.md has it. */
 static void flops_match_the_formula(void **state) {
   (void)state;
-  np_recipe_model m = {.image_size = {224, 224},
-                       .channels = 3,
-                       .patch_size = 14,
-                       .width = 1536,
-                       .blocks = 24,
-                       .heads = 12,
-                       .mlp_ratio = 4,
-                       .head_width = 2048,
-                       .head_blocks = 12};
+  np_recipe_model m = aim_600m;
   double D = 1536, E = 2048, values = 588, pairs = 0;
   for (int S = 1; S <= 255; S++)
     for (int i = 0; i < 256; i++) pairs += (i + 1 > S ? i + 1 : S) / 255.0;

@@ -28,6 +28,18 @@ static const np_recipe_model small = {.image_size = {ROWS * P, COLUMNS *P},
                                       .pixel_mean = {0.5, 0.5, 0.5},
                                       .pixel_std = {0.25, 0.25, 0.25}};
 
+/* The published one of 0.6 billion parameters. */
+static const np_recipe_model aim_600m = {.image_size = {224, 224},
+                                         .channels = 3,
+                                         .patch_size = 14,
+                                         .width = 1536,
+                                         .blocks = 24,
+                                         .heads = 12,
+                                         .mlp_ratio = 4,
+                                         .head_width = 2048,
+                                         .head_blocks = 12,
+                                         .head_block = NP_HEAD_L3M};
+
 static inline void ok(np_status st) {
   if (st != NP_OK) fail_msg("%s", np_error_message());
 }

@@ -42,11 +42,11 @@ static np_status failed(const np_cudnn_library *lib, const char *what, cudnnStat
 }
 
 void np_cudnn_begin(np_cudnn_graph *g, const np_cudnn_library *lib) {
-  *g = (np_cudnn_graph){.library = lib, .next_id = NP_CUDNN_OWN_IDS};
+  *g = (np_cudnn_graph){.cudnn = lib, .next_id = NP_CUDNN_OWN_IDS};
 }
 
 void np_cudnn_end(np_cudnn_graph *g) {
-  while (g->made_count > 0) (void)g->library->cudnnBackendDestroyDescriptor(g->made[--g->made_count]);
+  while (g->made_count > 0) (void)g->cudnn->cudnnBackendDestroyDescriptor(g->made[--g->made_count]);
 }
 
 static cudnnBackendDescriptor_t make(np_cudnn_graph *g, cudnnBackendDescriptorType_t type) {
@@ -56,8 +56,8 @@ static cudnnBackendDescriptor_t make(np_cudnn_graph *g, cudnnBackendDescriptorTy
     g->st = np_error(NP_ERR_LIBRARY, "cuDNN: a graph of more than %d descriptors", NP_CUDNN_DESCRIPTORS);
     return NULL;
   }
-  cudnnStatus_t code = g->library->cudnnBackendCreateDescriptor(type, &descriptor);
-  if (code != CUDNN_STATUS_SUCCESS) g->st = failed(g->library, "a descriptor", code);
+  cudnnStatus_t code = g->cudnn->cudnnBackendCreateDescriptor(type, &descriptor);
+  if (code != CUDNN_STATUS_SUCCESS) g->st = failed(g->cudnn, "a descriptor", code);
   else g->made[g->made_count++] = descriptor;
   return descriptor;
 }
@@ -65,8 +65,8 @@ static cudnnBackendDescriptor_t make(np_cudnn_graph *g, cudnnBackendDescriptorTy
 static void set(np_cudnn_graph *g, cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t name,
                 cudnnBackendAttributeType_t type, int64_t count, const void *values) {
   if (g->st != NP_OK) return;
-  cudnnStatus_t code = g->library->cudnnBackendSetAttribute(d, name, type, count, values);
-  if (code != CUDNN_STATUS_SUCCESS) g->st = failed(g->library, "an attribute", code);
+  cudnnStatus_t code = g->cudnn->cudnnBackendSetAttribute(d, name, type, count, values);
+  if (code != CUDNN_STATUS_SUCCESS) g->st = failed(g->cudnn, "an attribute", code);
 }
 
 /* An attribute that is another descriptor; NULL: not set. */
@@ -77,8 +77,8 @@ static void set_part(np_cudnn_graph *g, cudnnBackendDescriptor_t d, cudnnBackend
 
 static void finish(np_cudnn_graph *g, cudnnBackendDescriptor_t d, const char *what) {
   if (g->st != NP_OK) return;
-  cudnnStatus_t code = g->library->cudnnBackendFinalize(d);
-  if (code != CUDNN_STATUS_SUCCESS) g->st = failed(g->library, what, code);
+  cudnnStatus_t code = g->cudnn->cudnnBackendFinalize(d);
+  if (code != CUDNN_STATUS_SUCCESS) g->st = failed(g->cudnn, what, code);
 }
 
 np_cudnn_tensor np_cudnn_declare(np_cudnn_graph *g, np_cudnn_tensor t) {
@@ -165,7 +165,7 @@ static cudnnBackendDescriptor_t try_plan(np_cudnn_graph *g, cudnnHandle_t handle
   set(g, plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &handle);
   set(g, plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &engine);
   if (g->st != NP_OK) return NULL;
-  return g->library->cudnnBackendFinalize(plan) == CUDNN_STATUS_SUCCESS ? plan : NULL;
+  return g->cudnn->cudnnBackendFinalize(plan) == CUDNN_STATUS_SUCCESS ? plan : NULL;
 }
 
 static int64_t proposals(np_cudnn_graph *g, cudnnHandle_t handle, cudnnBackendDescriptor_t engine[], int64_t most) {
@@ -181,9 +181,9 @@ static int64_t proposals(np_cudnn_graph *g, cudnnHandle_t handle, cudnnBackendDe
   finish(g, heuristic, "its heuristic");
   for (int64_t i = 0; i < most; i++) engine[i] = make(g, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
   if (g->st != NP_OK) return 0;
-  cudnnStatus_t code = g->library->cudnnBackendGetAttribute(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS,
+  cudnnStatus_t code = g->cudnn->cudnnBackendGetAttribute(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS,
                                                             CUDNN_TYPE_BACKEND_DESCRIPTOR, most, &count, engine);
-  if (code != CUDNN_STATUS_SUCCESS) g->st = failed(g->library, "its heuristic's results", code);
+  if (code != CUDNN_STATUS_SUCCESS) g->st = failed(g->cudnn, "its heuristic's results", code);
   return g->st == NP_OK ? count < most ? count : most : 0;
 }
 
@@ -195,9 +195,9 @@ np_status np_cudnn_plan(np_cudnn_graph *g, cudnnHandle_t handle, cudnnBackendDes
   for (int64_t i = 0; i < count && !*plan && g->st == NP_OK; i++) *plan = try_plan(g, handle, engine[i]);
   if (g->st == NP_OK && !*plan) g->st = np_error(NP_ERR_LIBRARY, "cuDNN: no engine of this GPU takes the graph");
   if (g->st != NP_OK) return g->st;
-  cudnnStatus_t code = g->library->cudnnBackendGetAttribute(*plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
+  cudnnStatus_t code = g->cudnn->cudnnBackendGetAttribute(*plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
                                                             CUDNN_TYPE_INT64, 1, &written, workspace);
-  return code == CUDNN_STATUS_SUCCESS ? NP_OK : failed(g->library, "a plan's workspace", code);
+  return code == CUDNN_STATUS_SUCCESS ? NP_OK : failed(g->cudnn, "a plan's workspace", code);
 }
 
 np_status np_cudnn_run(const np_cudnn_library *lib, cudnnHandle_t handle, cudnnBackendDescriptor_t plan, int count,

@@ -46,7 +46,7 @@ typedef struct np_cudnn_tensor {
 
 /* Failures stick: after the first every call does nothing, and np_cudnn_plan reports it. */
 typedef struct np_cudnn_graph {
-  const np_cudnn_library *library;
+  const np_cudnn_library *cudnn;
   np_status st;
   cudnnBackendDescriptor_t made[NP_CUDNN_DESCRIPTORS], operation[NP_CUDNN_OPERATIONS];
   int made_count, operation_count;
