@@ -1,6 +1,5 @@
 # np_build_config.h in the build folder: what this build is made of, for `nextpatch doctor` and for the record of each run.
-# CUDA, cuDNN, NCCL and MPI are looked for and optional. The collectives of csrc/dist/ join when they exist; until then doctor says
-# that they are not built in.
+# CUDA, cuDNN, NCCL and MPI are looked for and optional.
 set(NP_CUDA AUTO CACHE STRING "CUDA: AUTO takes it where it is installed, ON demands it, OFF leaves it out")
 set_property(CACHE NP_CUDA PROPERTY STRINGS AUTO ON OFF)
 if(NOT NP_CUDA MATCHES "^(AUTO|ON|OFF)$")
@@ -35,16 +34,31 @@ if(NOT NP_CUDA STREQUAL "OFF")
   endif()
 endif()
 
-find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
-find_library(NCCL_LIBRARY nccl)
-set(NP_NCCL_FOUND 0)
-if(NCCL_INCLUDE_DIR AND NCCL_LIBRARY)
-  set(NP_NCCL_FOUND 1)
+# NCCL brings GPUs together: its header is enough here, the library is opened when several ranks run.
+set(NP_NCCL_VERSION "")
+if(NP_HAVE_CUDA_OPERATORS)
+  find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+  find_library(NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
+  if(NCCL_INCLUDE_DIR)
+    file(STRINGS ${NCCL_INCLUDE_DIR}/nccl.h np_nccl_numbers REGEX "define NCCL_(MAJOR|MINOR|PATCH) ")
+    string(REGEX REPLACE "[^0-9;]" "" np_nccl_numbers "${np_nccl_numbers}")
+    string(REPLACE ";" "." NP_NCCL_VERSION "${np_nccl_numbers}")
+  endif()
 endif()
-find_package(MPI QUIET COMPONENTS C)
+
+# MPI brings CPU ranks together.
+set(NP_MPI AUTO CACHE STRING "MPI: AUTO takes it where it is installed, ON demands it, OFF leaves it out")
+set_property(CACHE NP_MPI PROPERTY STRINGS AUTO ON OFF)
+set(NP_HAVE_MPI 0)
 set(NP_MPI_VERSION "")
-if(MPI_C_FOUND)
-  set(NP_MPI_VERSION "${MPI_C_VERSION}")
+if(NOT NP_MPI STREQUAL "OFF")
+  find_package(MPI QUIET COMPONENTS C)
+  if(MPI_C_FOUND)
+    set(NP_HAVE_MPI 1)
+    set(NP_MPI_VERSION "${MPI_C_VERSION}")
+  elseif(NP_MPI STREQUAL "ON")
+    message(FATAL_ERROR "NP_MPI=ON, and no MPI was found: install Debian's libopenmpi-dev, or set MPI_HOME")
+  endif()
 endif()
 
 # The commit, when the source is a checkout of its own (not a folder inside some other repository).

@@ -29,7 +29,7 @@ enum { MARKS_PER_STEP = 2 };
 static np_status open_model(bench *b, np_step_timing *out) {
   np_status st = NP_OK;
   const np_recipe *r = b->recipe;
-  const np_model_options options = np_model_training(r, b->micro);
+  const np_model_options options = np_model_training(r, b->micro, r->train.batch);
   np_memory_plan plan;
   size_t available;
   float *weights = NULL;

@@ -164,11 +164,13 @@ static np_status read_state(const char *folder, const cJSON *about, np_checkpoin
       .act = strcmp(precision, "bf16") ? NP_F32 : NP_BF16,
       .threads = (int)value[4],
       .micro_batch = (int)value[5],
+      .ranks = (int)count_or_zero(about, "ranks"),
       .images = (int64_t)value[6],
       .listing = strtoull(listing, NULL, 16),
       .images_seen = count_or_zero(about, "images_seen"),
       .images_bad = count_or_zero(about, "images_bad"),
   };
+  if (out->ranks == 0) out->ranks = 1;
   snprintf(out->hardware, sizeof out->hardware, "%s", hardware ? hardware : "cpu"); /* before there was another */
   snprintf(out->attention, sizeof out->attention, "%s", attention ? attention : "");
   return NP_OK;

@@ -1,5 +1,6 @@
 #include "cli/cli.h"
 #include "cli/options.h"
+#include "dist/comm.h"
 #include "np_build_config.h"
 #include "ops/cuda.h"
 #include "util/build.h"
@@ -54,6 +55,14 @@ static void say_bytes(cJSON *section, const char *key, int64_t bytes, const char
   else say(section, key, "%s", none);
 }
 
+static void report_nccl(cJSON *to) {
+  const int v = np_comm_nccl_version();
+  if (!*NP_BUILD_NCCL_VERSION) say(to, "NCCL", "not built in");
+  else if (v == 0) say(to, "NCCL", "built in, header %s; libnccl.so.2 not found", NP_BUILD_NCCL_VERSION);
+  else
+    say(to, "NCCL", "built in, header %s, library %d.%d.%d", NP_BUILD_NCCL_VERSION, v / 10000, v / 100 % 100, v % 100);
+}
+
 static void report_build(cJSON *to) {
   say(to, "version", "%s", np_build_version());
   say(to, "commit", "%s", np_build_commit());
@@ -65,10 +74,8 @@ static void report_build(cJSON *to) {
     say(to, "CUDA operators", "built in, CUDA %s, for %s", NP_BUILD_CUDA_VERSION, NP_BUILD_CUDA_TARGETS);
   else say(to, "CUDA operators", "not built in");
   say(to, "cuDNN attention", "%s%s", *NP_BUILD_CUDNN_VERSION ? "built in, " : "not built in", NP_BUILD_CUDNN_VERSION);
-  say(to, "NCCL", "%s", NP_BUILD_NCCL_FOUND ? "not built in (found by CMake, nothing uses it yet)" : "not built in");
-  if (*NP_BUILD_MPI_VERSION)
-    say(to, "MPI", "not built in (version %s found by CMake, nothing uses it yet)", NP_BUILD_MPI_VERSION);
-  else say(to, "MPI", "not built in");
+  report_nccl(to);
+  say(to, "MPI", "%s%s", NP_BUILD_MPI ? "built in, version " : "not built in", NP_BUILD_MPI_VERSION);
 }
 
 static void report_processor(cJSON *to) {

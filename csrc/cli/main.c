@@ -1,28 +1,32 @@
 #include "cli/cli.h"
+#include "dist/launch.h"
 #include "util/build.h"
+#include "util/log.h"
 #include "util/nearest.h"
 #include "util/status.h"
 
 #include <errno.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 static const struct command {
   const char *name, *meaning;
   int (*run)(int argc, char **argv);
+  bool ranks; /* several processes may run it together */
 } commands[] = {
-    {"pretrain", "pretrain a model on a folder of images; goes on where it was stopped", np_cli_pretrain},
-    {"probe", "train attentive heads on a frozen trunk and score them", np_cli_probe},
-    {"eval", "score a trained probe on a labelled folder", np_cli_eval},
-    {"features", "write an image folder's features as .npy", np_cli_features},
-    {"complete", "continue an image from its first patches, as a picture", np_cli_complete},
-    {"plan", "parameters, FLOPs and memory of a recipe, before anything runs", np_cli_plan},
-    {"inspect", "what a checkpoint or a weight file holds", np_cli_inspect},
-    {"report", "write a run's report.html", np_cli_report},
-    {"synth", "make a labelled set of textured shapes to try things on", np_cli_synth},
-    {"bench", "how fast this machine trains", np_cli_bench},
-    {"doctor", "what was built in and what this machine has", np_cli_doctor},
+    {"pretrain", "pretrain a model on a folder of images; goes on where it was stopped", np_cli_pretrain, true},
+    {"probe", "train attentive heads on a frozen trunk and score them", np_cli_probe, false},
+    {"eval", "score a trained probe on a labelled folder", np_cli_eval, false},
+    {"features", "write an image folder's features as .npy", np_cli_features, false},
+    {"complete", "continue an image from its first patches, as a picture", np_cli_complete, false},
+    {"plan", "parameters, FLOPs and memory of a recipe, before anything runs", np_cli_plan, false},
+    {"inspect", "what a checkpoint or a weight file holds", np_cli_inspect, false},
+    {"report", "write a run's report.html", np_cli_report, false},
+    {"synth", "make a labelled set of textured shapes to try things on", np_cli_synth, false},
+    {"bench", "how fast this machine trains", np_cli_bench, false},
+    {"doctor", "what was built in and what this machine has", np_cli_doctor, true},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -62,7 +66,7 @@ static np_status run(int argc, char **argv) {
   } else if (!strcmp(argv[1], "--version")) {
     printf("nextpatch %s (%s)\n", np_build_version(), np_build_commit());
     st = NP_OK;
-  } else if ((st = find(argv[1], &command)) == NP_OK) {
+  } else if ((st = find(argv[1], &command)) == NP_OK && (command->ranks || (st = np_launch_single(argv[1])) == NP_OK)) {
     st = (np_status)command->run(argc - 1, argv + 1);
   }
   /* A result that never reached its file (full disk) is an error although everything before went well. */
@@ -78,10 +82,10 @@ int main(int argc, char **argv) {
   case NP_OK:
     return NP_EXIT_OK;
   case NP_ERR_INTERRUPTED:
-    fprintf(stderr, "stopped: %s\n", np_error_message());
+    np_log_end("stopped", np_error_message());
     return NP_EXIT_REQUEUE;
   default:
-    fprintf(stderr, "error: %s\n", np_error_message());
+    np_log_end("error", np_error_message());
   }
   return st == NP_ERR_ARGUMENT ? NP_EXIT_USAGE : NP_EXIT_ERROR;
 }

@@ -98,9 +98,8 @@ static np_status print_recompute(const np_recipe *recipe, int batch, int step, n
   printf("  %-12s %16s %12s %26s %26s\n", "", "activations, GB", "total, GB", "again an image: products",
          "norms and GELU");
   for (int i = NP_RECOMPUTE_NONE; i <= NP_RECOMPUTE_BLOCK; i++) {
-    np_model_options model = np_model_training(recipe, batch);
+    np_model_options model = np_model_training(recipe, batch, step);
     model.recompute = (np_recompute)i;
-    model.step = step;
     np_memory_plan memory;
     char extra[64], moved[64];
     double again = np_model_recompute_flops(m, recipe->data.prefix, model.recompute);
@@ -122,28 +121,20 @@ static np_status plan(const np_cli_options *options) {
   np_params params = {0};
   np_memory_plan memory;
   int64_t gpus = 1;
+  int step, micro;
   double tflops = 0;
   NP_TRY(np_cli_integer(options, "gpus", 1, 1 << 20, &gpus));
   NP_TRY(np_cli_number(options, "tflops", 1e-6, 1e6, &tflops));
   NP_TRY(np_recipe_load_to_train(options->positional[0], options->overrides, options->override_count, &recipe));
-  int batch = recipe->train.batch, micro = recipe->train.micro_batch;
-  if (micro == 0 && batch % gpus == 0) micro = (int)(batch / gpus);
-  if (micro == 0 || (int64_t)micro * gpus > batch || batch % (micro * gpus) != 0) {
-    st =
-        np_error(NP_ERR_ARGUMENT,
-                 "gpus=%lld: train.batch %d cannot be shared by so many ranks in passes of train.micro_batch %d images",
-                 (long long)gpus, batch, recipe->train.micro_batch);
-    goto out;
-  }
+  NP_TRY(np_recipe_share(recipe, (int)gpus, &step, &micro));
   np_dtype act = recipe->precision == NP_PRECISION_FP32 ? NP_F32 : NP_BF16;
   NP_TRY(np_params_layout(&recipe->model, true, &params));
-  np_model_options model = np_model_training(recipe, micro);
-  model.step = batch / (int)gpus;
+  np_model_options model = np_model_training(recipe, micro, step);
   NP_TRY(plan_model(recipe, &model, act, &memory));
   print_model(&recipe->model, &params);
   print_work(recipe, gpus, tflops);
   print_memory(&memory, micro, act);
-  NP_TRY(print_recompute(recipe, micro, model.step, act));
+  NP_TRY(print_recompute(recipe, micro, step, act));
   printf("checkpoint\n");
   line_bytes("weights, fp32", (double)params.elements * 4);
   line_bytes("optimiser state", (double)params.elements * 8);

@@ -131,6 +131,20 @@ static np_status fill(np_loader *loader, slot *s, int i) {
 
 static slot *slot_of(np_loader *loader, int64_t batch) { return &loader->slots[batch % loader->slot_count]; }
 
+/* Which samples stand in the batch. Those of other ranks are drawn for their prefix lengths alone. */
+static void draw_batch(np_loader *loader, slot *s) {
+  const np_loader_options *o = &loader->options;
+  for (int i = 0; i < o->whole; i++) {
+    uint32_t epoch;
+    int64_t drawn = np_sampler_at(&loader->sampler, s->batch.number * o->whole + i, &epoch);
+    int mine = i - o->first;
+    s->batch.whole[i] = np_sampler_draw_prefix(o, epoch, drawn);
+    if (mine < 0 || mine >= o->batch) continue;
+    s->epoch[mine] = epoch;
+    s->drawn[mine] = drawn;
+  }
+}
+
 static void begin_batch(np_loader *loader, int64_t number) {
   const np_loader_options *o = &loader->options;
   slot *s = slot_of(loader, number);
@@ -140,11 +154,15 @@ static void begin_batch(np_loader *loader, int64_t number) {
   s->filling = s->batch.count;
   s->status = NP_OK;
   s->failed_image = INT_MAX;
+  memset(s->damaged, 0, (size_t)s->batch.count * sizeof *s->damaged);
+  if (o->train) {
+    draw_batch(loader, s);
+    return;
+  }
   for (int i = 0; i < s->batch.count; i++) {
     s->epoch[i] = 0;
-    s->drawn[i] = o->train ? np_sampler_at(&loader->sampler, first + i, &s->epoch[i]) : first + i;
-    s->damaged[i] = false;
-    s->batch.prefix[i] = np_sampler_draw_prefix(o, s->epoch[i], s->drawn[i]);
+    s->drawn[i] = first + i;
+    s->batch.prefix[i] = np_sampler_draw_prefix(o, 0, s->drawn[i]);
   }
 }
 
@@ -287,6 +305,7 @@ np_loader_stats np_loader_stats_read(np_loader *loader) {
 static np_status check_options(const np_dataset *dataset, const np_loader_options *o) {
   bool good = dataset->count > 0 && o->height > 0 && o->width > 0 && (o->channels == 1 || o->channels == 3) &&
               o->batch > 0 && o->first_batch >= 0 && o->seen >= 0 && o->bad >= 0 && o->batches >= 0 &&
+              o->whole >= 0 && o->first >= 0 && o->first + o->batch <= (o->whole ? o->whole : o->batch) &&
               o->prefix_min >= 0 && o->prefix_max >= o->prefix_min && o->workers >= 0 && o->prefetch > 0 &&
               o->max_pixels > 0;
   return good ? NP_OK : np_error(NP_ERR_ARGUMENT, "the loader was asked for sizes or counts that cannot be");
@@ -296,7 +315,8 @@ static np_status open_slot(np_loader *loader, slot *s) {
   const np_loader_options *o = &loader->options;
   size_t n = (size_t)o->batch, pixels = n * (size_t)o->height * (size_t)o->width * (size_t)o->channels;
   pixels = (pixels + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-  size_t bytes = pixels + n * (sizeof *s->batch.indices + sizeof *s->batch.prefix + sizeof *s->batch.labels);
+  size_t whole = (size_t)o->whole;
+  size_t bytes = pixels + n * (sizeof *s->batch.indices + sizeof *s->batch.labels) + whole * sizeof *s->batch.whole;
   s->memory = o->allocate ? o->allocate(bytes) : malloc(bytes);
   s->drawn = malloc(n * sizeof *s->drawn);
   s->epoch = malloc(n * sizeof *s->epoch);
@@ -306,8 +326,9 @@ static np_status open_slot(np_loader *loader, slot *s) {
   s->batch.number = -1;
   s->batch.pixels = s->memory;
   s->batch.indices = (int64_t *)(s->batch.pixels + pixels);
-  s->batch.prefix = (int32_t *)(s->batch.indices + n);
-  s->batch.labels = s->batch.prefix + n;
+  s->batch.labels = (int32_t *)(s->batch.indices + n);
+  s->batch.whole = s->batch.labels + n;
+  s->batch.prefix = s->batch.whole + o->first;
   return NP_OK;
 }
 
@@ -353,6 +374,7 @@ np_status np_loader_open(const np_dataset *dataset, const np_loader_options *opt
   pthread_cond_init(&loader->ready, NULL);
   loader->dataset = dataset;
   loader->options = *options;
+  if (!options->whole) loader->options.whole = options->batch;
   loader->base = loader->next_batch = options->first_batch;
   loader->stats.seen = options->seen;
   loader->stats.bad = options->bad;

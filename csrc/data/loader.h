@@ -2,7 +2,8 @@
  *
  * The contents of batch t are a function of (seed, dataset, options, t) alone: not of the number of workers or of their
  * timing. Training walks epoch after epoch: sample i of epoch e stands at place i of a permutation keyed by (seed, e),
- * and a batch may straddle two epochs. Evaluation walks the dataset once, in order, and its last batch may be short. */
+ * and a batch may straddle two epochs. Several ranks cut each batch into shares: together they read what one alone would,
+ * but for a damaged image's stand-in, which each looks for by itself. Evaluation walks the dataset once, in order, and its last batch may be short. */
 #ifndef NP_DATA_LOADER_H
 #define NP_DATA_LOADER_H
 
@@ -16,7 +17,9 @@
 
 typedef struct np_loader_options {
   int height, width, channels;
-  int batch; /* images in a batch */
+  int batch;        /* images in a batch */
+  int whole, first; /* training on several ranks: images in a batch of all of them, of which ours are first … first +
+                       batch - 1; 0, 0: ours are all */
   uint64_t seed;
   bool train;          /* random crop, flip, jitter, shuffled, endless; else evaluation crop, in order, once */
   int64_t first_batch; /* where to begin: the step a run resumes at */
@@ -42,6 +45,7 @@ typedef struct np_batch {
   int count;        /* images in it */
   uint8_t *pixels;  /* [count, H, W, C] */
   int32_t *prefix;  /* [count] prefix lengths S */
+  int32_t *whole;   /* [options.whole] those of all ranks' images, ours among them; training alone */
   int32_t *labels;  /* [count]; -1 where unlabelled */
   int64_t *indices; /* [count] into the dataset: the sample that was read (the stand-in, where one was damaged) */
 } np_batch;

@@ -46,10 +46,11 @@ int32_t np_sampler_draw_prefix(const np_loader_options *options, uint32_t epoch,
 np_status np_sampler_prefix(const np_loader_options *options, int64_t dataset_count, int64_t number, int32_t *prefix) {
   np_status st = NP_OK;
   np_sampler sampler;
+  const int64_t first = options->whole ? number * options->whole + options->first : number * options->batch;
   NP_TRY(np_sampler_open(&sampler, options->seed, dataset_count));
   for (int i = 0; i < options->batch; i++) {
     uint32_t epoch;
-    int64_t index = np_sampler_at(&sampler, number * options->batch + i, &epoch);
+    int64_t index = np_sampler_at(&sampler, first + i, &epoch);
     prefix[i] = np_sampler_draw_prefix(options, epoch, index);
   }
 out:

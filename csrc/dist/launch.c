@@ -2,16 +2,21 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 
+enum { DEFAULT_PORT = 29500 };
+
 static const struct launcher {
-  const char *name, *rank, *world;
+  const char *name, *rank, *world, *local_rank, *local_world;
+  bool mpi;
 } launchers[] = {
-    {"torchrun", "RANK", "WORLD_SIZE"},
-    {"mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"},
-    {"mpirun", "PMI_RANK", "PMI_SIZE"},
+    {"torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", false},
+    {"mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
+     "OMPI_COMM_WORLD_LOCAL_SIZE", true},
+    {"mpirun", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", true},
     /* SLURM_NTASKS also stands in a batch script's environment, where the program runs once: only a step counts. */
-    {"srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"},
+    {"srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", NULL, false},
 };
 
 static np_status number(const char *name, const char *text, int *out) {
@@ -24,9 +29,21 @@ static np_status number(const char *name, const char *text, int *out) {
   return NP_OK;
 }
 
+/* Below the place among all ranks where one is told, as it is by every launcher of ranks that need it. */
+static np_status local_place(const struct launcher *l, np_launch *out) {
+  np_status st = NP_OK;
+  const char *rank = getenv(l->local_rank), *world = l->local_world ? getenv(l->local_world) : NULL;
+  const char *nodes = getenv("SLURM_STEP_NUM_NODES");
+  if (rank) NP_TRY(number(l->local_rank, rank, &out->local_rank));
+  if (world) NP_TRY(number(l->local_world, world, &out->local_world));
+  else if (!l->local_world && nodes && atoi(nodes) == 1) out->local_world = out->world;
+out:
+  return st;
+}
+
 np_status np_launch_detect(np_launch *out) {
   np_status st = NP_OK;
-  *out = (np_launch){.rank = 0, .world = 1};
+  *out = (np_launch){.world = 1, .local_world = 1};
   for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++) {
     const struct launcher *l = &launchers[i];
     const char *rank = getenv(l->rank), *world = getenv(l->world);
@@ -40,20 +57,62 @@ np_status np_launch_detect(np_launch *out) {
       return np_error(NP_ERR_ARGUMENT, "environment: %s=%s, %s=%s: expected a rank below the number of processes",
                       l->rank, rank, l->world, world);
     out->launcher = l->name;
-    return NP_OK;
+    out->mpi = l->mpi;
+    st = local_place(l, out);
+    goto out;
   }
 out:
   return st;
 }
 
-np_status np_launch_single(void) {
+np_status np_launch_single(const char *command) {
   np_status st;
   np_launch launch;
   NP_TRY(np_launch_detect(&launch));
   if (launch.world > 1)
-    st = np_error(NP_ERR_ARGUMENT,
-                  "%s started %d processes: this build trains in one process (collectives are not built in); start one",
-                  launch.launcher, launch.world);
+    st = np_error(NP_ERR_ARGUMENT, "%s started %d processes, and '%s' runs in one: start it once", launch.launcher,
+                  launch.world, command);
+out:
+  return st;
+}
+
+np_status np_launch_device(const np_launch *launch, int device, int count, int *out) {
+  *out = device;
+  if (launch->world == 1) return NP_OK;
+  if (device >= 0 && launch->local_world > 1)
+    return np_error(NP_ERR_ARGUMENT,
+                    "device: %d: the %d ranks of this machine would share that GPU; leave the key out, and each takes "
+                    "its own",
+                    device, launch->local_world);
+  if (device >= 0) return NP_OK;
+  *out = count == 1 ? 0 : launch->local_rank; /* a launcher that hands out GPUs shows a rank its own alone */
+  if (count > 1 && launch->local_rank >= count)
+    return np_error(NP_ERR_ARGUMENT, "rank %d is process %d of its machine, which shows %d GPUs: start one process a GPU",
+                    launch->rank, launch->local_rank, count);
+  return NP_OK;
+}
+
+/* Whether torchrun's own store listens where MASTER_PORT says, as it has since it gives its workers that store. */
+static bool port_taken(const np_launch *launch) {
+  const char *agent = getenv("TORCHELASTIC_USE_AGENT_STORE");
+  return launch->launcher && !launch->mpi && getenv("TORCHELASTIC_RUN_ID") && (!agent || agent[0] != 'F');
+}
+
+np_status np_launch_address(const np_launch *launch, char out[NP_LAUNCH_ADDRESS]) {
+  np_status st = NP_OK;
+  const char *host = getenv("MASTER_ADDR"), *text = getenv("MASTER_PORT");
+  int port = DEFAULT_PORT;
+  if (text) NP_TRY(number("MASTER_PORT", text, &port));
+  if (port < 1 || port + port_taken(launch) > 65535)
+    return np_error(NP_ERR_ARGUMENT, "environment variable MASTER_PORT='%s': expected a port, 1 to 65535", text);
+  if (!host && launch->local_world < launch->world)
+    return np_error(NP_ERR_ARGUMENT,
+                    "%d ranks on several machines: set MASTER_ADDR to the first one's name (and MASTER_PORT, %d else); "
+                    "with Slurm: export MASTER_ADDR=$(scontrol show hostnames | head -n 1)",
+                    launch->world, DEFAULT_PORT);
+  int length = snprintf(out, NP_LAUNCH_ADDRESS, "%s:%d", host ? host : "127.0.0.1", port + port_taken(launch));
+  if (length >= NP_LAUNCH_ADDRESS)
+    st = np_error(NP_ERR_ARGUMENT, "environment variable MASTER_ADDR: longer than a host's name");
 out:
   return st;
 }

@@ -107,6 +107,10 @@ struct np_model {
   void *grad_x, *grad_y; /* [R, max(D, E)] gradients along the residual stream and of a branch */
   void *grad_wide;       /* [R, 4·max(D, E)] */
 
+  np_slice slices[NP_SIGNALS]; /* of the gradients */
+  int slice_count;
+  int next_slice; /* of the backward pass at hand: the first that is not complete */
+
   np_recorded recorded[NP_RECORDINGS];
   int recorded_count; /* 0: passes run as they come */
 
@@ -146,6 +150,12 @@ np_status np_norm_forward(np_model *model, int64_t rows, int gain, int bias, con
                           void *sum, void *y, float *mean, float *rstd);
 np_status np_norm_backward(np_model *model, int64_t rows, int gain, int bias, const void *dy, const void *x,
                            const float *mean, const float *rstd, const void *residual, void *dx, bool accumulate);
+
+/* Cut the gradients into slices (slices.c). */
+void np_model_cut(np_model *model);
+/* The backward pass begins; then, each time: gradients are complete up to the parameter `last` of the table, included. */
+void np_model_begin_slices(np_model *model);
+np_status np_model_complete(np_model *model, int last);
 
 /* How many images, in which form, at the addresses where feed puts them. */
 void np_model_describe(np_model *model, int count, bool bytes);

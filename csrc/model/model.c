@@ -114,6 +114,7 @@ np_status np_model_create(np_ops *ops, const np_recipe_model *config, const np_m
   NP_TRY(np_model_take_lists(m));
   NP_TRY(take_staging(m));
   find_places(m);
+  np_model_cut(m);
   for (int pass = 0; pass < 2; pass++) { /* count, then hand out */
     arena = (np_arena){.base = m->memory};
     lay_parameters(m, &arena);
@@ -204,6 +205,7 @@ np_status np_model_pass(np_model *m, bool first) {
   np_status st = NP_OK;
   NP_TRY(forward(m));
   NP_TRY(loss(m, true, first));
+  np_model_begin_slices(m);
   NP_TRY(np_pixel_head_backward(m, !first));
   NP_TRY(np_trunk_backward(m, !first));
 out:
@@ -228,6 +230,8 @@ np_status np_model_loss(np_model *m, bool first) {
 out:
   return st;
 }
+
+double *np_model_loss_sum(np_model *m) { return m->loss; }
 
 np_status np_model_read_loss(np_model *m, double *sum) { return m->ops->download(m->ops, sum, m->loss, sizeof *sum); }
 

@@ -22,6 +22,7 @@ typedef struct np_model_options {
   int step;               /* images of a training step, a multiple of `batch`: with `prefix` it gives passes few sizes,
                              near to those that will come; 0: not known */
   int prefix[2];          /* the range from which a step's prefixes are drawn evenly */
+  bool signals;           /* a pass that trains signals when a slice of the gradients is complete: np_model_slices */
   bool all_tokens;        /* send every token through the pixel head instead of the loss tokens alone: the same loss and
                              gradients, for tests */
 } np_model_options;
@@ -40,8 +41,8 @@ typedef struct np_memory_plan {
 
 typedef struct np_model np_model;
 
-/* What a run trains: `batch` images a pass, and the rest as its recipe has it. */
-np_model_options np_model_training(const np_recipe *recipe, int batch);
+/* What a rank of a run trains: `batch` images a pass, `step` a step, and the rest as its recipe has it. */
+np_model_options np_model_training(const np_recipe *recipe, int batch, int step);
 
 np_status np_model_plan(const np_recipe_model *config, const np_model_options *options, np_dtype act,
                         np_memory_plan *out);
@@ -74,6 +75,14 @@ int64_t np_model_head_rows(const np_recipe_model *config, int batch, const int p
 /* Target patches of images with these prefixes: Σ_b |{k : k+1 >= S_b, 0 <= k <= N-2}|. */
 int64_t np_model_targets(const np_recipe_model *config, int count, const int32_t *prefix);
 
+/* The gradients in the order in which a backward pass completes them: slice i is complete once signal i of np_ops.signal
+ * is reached, where options.signals asks for it and the backend has signals. *count slices, one behind the other, are
+ * the whole buffer; each is worth a message of its own between machines. */
+typedef struct np_slice {
+  int64_t offset, count;
+} np_slice;
+const np_slice *np_model_slices(const np_model *model, int *count);
+
 /* Forward, loss and backward of the batch fed. The loss is a sum over target patches; gradients are of that sum divided
  * by `targets` (those of the whole optimiser step, over all micro-batches and ranks). first: gradients and loss are
  * overwritten, else added to. */
@@ -88,6 +97,7 @@ np_status np_model_prepare(np_model *model, bool bytes);
 int np_model_recordings(const np_model *model); /* made by it */
 /* Forward and loss only. */
 np_status np_model_loss(np_model *model, bool first);
+double *np_model_loss_sum(np_model *model); /* [1] on the device: what the next three read */
 /* Read back the sum of losses since `first` (not divided). Waits for the device. */
 np_status np_model_read_loss(np_model *model, double *sum);
 /* The same late, by a slot of np_ops.fetch: arrive waits for the fetch and not for what was queued since. */

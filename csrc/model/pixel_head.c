@@ -79,12 +79,15 @@ np_status np_pixel_head_backward(np_model *m, bool accumulate) {
   NP_TRY(np_linear_backward(m, rows, m->pred_weight, m->pred_bias, m->pred, m->decoded, m->grad_y, accumulate));
   NP_TRY(np_norm_backward(m, rows, m->decode_norm_gain, m->decode_norm_bias, m->grad_y, m->head_out, m->decode_mean,
                           m->decode_rstd, NULL, m->grad_x, accumulate));
+  NP_TRY(np_model_complete(m, m->decode_norm_bias));
   for (int i = c->head_blocks - 1; i >= 0; i--) {
     if (m->options.recompute == NP_RECOMPUTE_BLOCK && i < c->head_blocks - 1)
       NP_TRY(block_inside(m, &m->head_blocks[i], &m->head_acts[i], NULL));
     NP_TRY(block_backward(m, &m->head_blocks[i], &m->head_acts[i], accumulate));
+    NP_TRY(np_model_complete(m, m->head_blocks[i].norm1_bias));
   }
   NP_TRY(np_linear_backward(m, rows, m->decode_weight, m->decode_bias, m->grad_x, m->post, m->grad_y, accumulate));
+  NP_TRY(np_model_complete(m, m->decode_bias));
 out:
   return st;
 }

@@ -57,14 +57,14 @@ int64_t np_model_head_rows(const np_recipe_model *config, int batch, const int p
   return most < (double)all ? least_of(up_to((int64_t)most, coarse_step(all)), all) : all;
 }
 
-np_model_options np_model_training(const np_recipe *recipe, int batch) {
+np_model_options np_model_training(const np_recipe *recipe, int batch, int step) {
   const int *prefix = recipe->data.prefix;
   return (np_model_options){.batch = batch,
                             .head = true,
                             .train = true,
                             .recompute = recipe->train.recompute,
                             .head_rows = np_model_head_rows(&recipe->model, batch, prefix),
-                            .step = recipe->train.batch,
+                            .step = step,
                             .prefix = {prefix[0], prefix[1]}};
 }
 

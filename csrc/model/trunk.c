@@ -126,14 +126,17 @@ np_status np_trunk_backward(np_model *m, bool accumulate) {
   int last = m->config.blocks - 1;
   NP_TRY(np_norm_backward(m, rows, m->post_gain, m->post_bias, m->grad_y, m->trunk_out, m->post_mean, m->post_rstd,
                           NULL, m->grad_x, accumulate));
+  NP_TRY(np_model_complete(m, m->post_bias));
   for (int i = last; i >= 0; i--) { /* what the last block made still stands */
     if (m->options.recompute == NP_RECOMPUTE_BLOCK && i < last)
       NP_TRY(block_inside(m, &m->blocks[i], &m->acts[i], NULL, false));
     NP_TRY(block_backward(m, &m->blocks[i], &m->acts[i], m->trim && i == last, accumulate));
+    NP_TRY(np_model_complete(m, m->blocks[i].norm1_bias));
   }
   NP_TRY(np_norm_backward(m, all, m->embed_norm_gain, m->embed_norm_bias, m->grad_x, m->embedded, m->embed_mean,
                           m->embed_rstd, NULL, m->grad_y, accumulate));
   NP_TRY(np_linear_backward(m, all, m->embed_weight, m->embed_bias, m->grad_y, m->patches, NULL, accumulate));
+  NP_TRY(np_model_complete(m, m->embed_bias));
 out:
   return st;
 }

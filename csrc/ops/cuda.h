@@ -57,6 +57,14 @@ void np_cuda_attention_versions(const np_cuda_about *about, char text[NP_CUDA_TE
 /* A line a matrix product run so far: shape → algorithm. */
 void np_cuda_matmul_print(np_ops *ops, FILE *to);
 
+/* ---- for collectives (csrc/dist) ---- */
+
+/* A stream beside the operations' own, a cudaStream_t: what is queued on it from here on waits until `signal` is reached
+ * as np_ops.signal queued it last, in a replay or not; -1: all operations queued so far. */
+np_status np_cuda_beside_follow(np_ops *ops, int signal, void **stream);
+/* Operations queued from here on wait for that stream. */
+np_status np_cuda_beside_join(np_ops *ops);
+
 /* ---- for benches and tests ---- */
 
 /* cuDNN's fused attention, the baseline of `bench attention`: bf16, shapes as in np_ops.attention_forward, every query

@@ -33,6 +33,17 @@ void np_cuda_attention_versions(const np_cuda_about *about, char text[NP_CUDA_TE
 
 void np_cuda_matmul_print(np_ops *ops, FILE *to) { (void)ops, (void)to; }
 
+np_status np_cuda_beside_follow(np_ops *ops, int signal, void **stream) {
+  (void)ops, (void)signal;
+  *stream = NULL;
+  return absent();
+}
+
+np_status np_cuda_beside_join(np_ops *ops) {
+  (void)ops;
+  return absent();
+}
+
 np_status np_cuda_cudnn_forward(np_ops *ops, bool causal, int batch, int tokens, int heads, int head_width,
                                 const void *qkv, void *out, float *lse) {
   (void)ops, (void)causal, (void)batch, (void)tokens, (void)heads, (void)head_width, (void)qkv, (void)out, (void)lse;

@@ -63,7 +63,8 @@ typedef struct np_adamw_state {
 
 enum {
   NP_FETCH_SLOTS = 8,  /* copies to the host that may be under way at once */
-  NP_FETCH_BYTES = 128 /* the largest of them */
+  NP_FETCH_BYTES = 128, /* the largest of them */
+  NP_SIGNALS = 256      /* places in the order of operations that something beside them may wait for */
 };
 
 typedef struct np_recording np_recording; /* operations recorded once and run again as one */
@@ -95,6 +96,9 @@ struct np_ops {
   np_status (*record_end)(np_ops *ops, np_recording **out); /* *out NULL and an error when recording failed */
   np_status (*replay)(np_ops *ops, np_recording *recording);
   void (*forget)(np_ops *ops, np_recording *recording); /* NULL is fine */
+  /* Queues a signal 0 … NP_SIGNALS - 1, which is reached when the operations before it are done; recorded it comes with every
+   * replay. What waits for it is the backend's own (np_cuda_beside_follow). */
+  np_status (*signal)(np_ops *ops, int signal);
   /* mark notes, under any index >= 0, when the device gets there; elapsed gives the seconds between two marks and waits for
    * them. Never NULL. */
   np_status (*mark)(np_ops *ops, int index);

@@ -89,6 +89,7 @@ typedef struct np_recipe_checkpoint {
 typedef struct np_recipe_run {
   char *dir;        /* where everything of the run is written */
   np_resume resume; /* auto: go on from the newest good checkpoint where there is one */
+  int patience;     /* seconds that a rank waits for others before it takes them for gone; 0: for ever */
 } np_recipe_run;
 
 typedef struct np_recipe_probe {
@@ -135,6 +136,10 @@ np_status np_recipe_load_to_train(const char *path, const char *const *overrides
 np_status np_recipe_parse(const char *text, size_t size, const char *name, const char *const *overrides,
                           int override_count, np_recipe **out);
 void np_recipe_free(np_recipe *recipe);
+
+/* A step's batch among `ranks`: images a rank has of each step, and in one pass. NP_ERR_ARGUMENT when it does not come out
+ * even. */
+np_status np_recipe_share(const np_recipe *recipe, int ranks, int *step, int *micro);
 
 /* The whole recipe as YAML, defaults included; np_recipe_parse reads it back to the same struct. malloc'ed. */
 np_status np_recipe_dump(const np_recipe *recipe, char **out);

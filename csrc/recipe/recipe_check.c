@@ -180,3 +180,14 @@ np_status np_recipe_check(np_recipe *recipe, const np_origins *origins, bool tra
 out:
   return st;
 }
+
+np_status np_recipe_share(const np_recipe *recipe, int ranks, int *step, int *micro) {
+  const int batch = recipe->train.batch;
+  *step = batch / ranks;
+  *micro = recipe->train.micro_batch ? recipe->train.micro_batch : *step;
+  if (batch % ranks == 0 && *micro <= *step && *step % *micro == 0) return NP_OK;
+  return np_error(NP_ERR_ARGUMENT,
+                  "train.batch: %d cannot be shared by %d ranks in passes of train.micro_batch %d images; allowed: "
+                  "multiples of both together",
+                  batch, ranks, recipe->train.micro_batch);
+}

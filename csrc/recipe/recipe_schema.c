@@ -56,7 +56,8 @@ const np_key np_keys[] = {
     CHOICE(backend, backends, "auto", "where the operators run; auto: cuda where there is one"),
     CHOICE(precision, precisions, "auto", "of matrix products; auto: bf16 where the hardware has it"),
     ONE(threads, FROM(0, 4096), "0", "threads of the CPU backend; 0: all cores"),
-    ONE(device, FROM(-1, 1023), "-1", "GPU of the CUDA backend, as CUDA numbers them; -1: the first visible one"),
+    ONE(device, FROM(-1, 1023), "-1",
+        "GPU of the CUDA backend, as CUDA numbers them; -1: the first visible one, or one for each rank"),
     CHOICE(attention, attentions, "auto",
            "kernels of the CUDA backend in bf16; auto: hopper where it runs, else portable; cudnn has no prefix mask"),
 
@@ -118,6 +119,8 @@ const np_key np_keys[] = {
 
     ONE(run.dir, ANY, "''", "folder that everything of the run is written to"),
     CHOICE(run.resume, resumes, "auto", "from the newest good checkpoint; auto: where there is one"),
+    ONE(run.patience, FROM(0, 1e6), "600",
+        "seconds that a rank waits for others before it takes them for gone and leaves; 0: for ever"),
 
     ONE(probe.data, ANY, "''", "folder with train/ and val/, each a folder of class folders"),
     ONE(probe.train, ANY, "''", "folder of class folders to train on; wins over data"),

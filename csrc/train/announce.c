@@ -17,11 +17,12 @@ static const char *bytes_text(size_t bytes, char text[24]) {
   return text;
 }
 
-size_t np_trainer_loader_bytes(const np_recipe *recipe) {
+size_t np_trainer_loader_bytes(const np_recipe *recipe, int batch) {
   const np_recipe_model *m = &recipe->model;
   size_t image = (size_t)m->image_size[0] * (size_t)m->image_size[1] * (size_t)m->channels;
-  size_t numbers = sizeof(int64_t) + 2 * sizeof(int32_t); /* index, prefix, label */
-  return ((size_t)recipe->data.prefetch + 1) * (size_t)recipe->train.batch * (image + numbers);
+  size_t numbers = sizeof(int64_t) + sizeof(int32_t), prefix = sizeof(int32_t); /* index, label */
+  return ((size_t)recipe->data.prefetch + 1) *
+         ((size_t)batch * (image + numbers) + (size_t)recipe->train.batch * prefix);
 }
 
 size_t np_trainer_staging_bytes(const np_params *params) { return 2 * (size_t)params->total * sizeof(float); }
@@ -49,7 +50,7 @@ static void announce_model(const np_trainer *t, const np_params *params) {
 }
 
 static np_status plan_model(const np_trainer *t, np_memory_plan *plan) {
-  const np_model_options options = np_model_training(t->recipe, t->state.micro_batch);
+  const np_model_options options = np_model_training(t->recipe, t->state.micro_batch, t->batch);
   np_status st = np_model_plan(&t->recipe->model, &options, t->state.act, plan);
   if (t->choice.backend != NP_BACKEND_CUDA) plan->recordings = 0;
   plan->total += plan->recordings;
@@ -69,7 +70,7 @@ static np_status announce_memory(const np_trainer *t, const np_params *params) {
   np_status st = NP_OK;
   np_memory_plan plan;
   char text[7][24], recordings[48] = "";
-  size_t loader = np_trainer_loader_bytes(t->recipe), staging = np_trainer_staging_bytes(params);
+  size_t loader = np_trainer_loader_bytes(t->recipe, t->batch), staging = np_trainer_staging_bytes(params);
   NP_TRY(plan_model(t, &plan));
   bool gpu = t->choice.backend == NP_BACKEND_CUDA;
   size_t total = plan.total + loader + staging, here = gpu ? loader + staging : total;
@@ -80,7 +81,7 @@ static np_status announce_memory(const np_trainer *t, const np_params *params) {
           bytes_text(plan.moments, text[3]), bytes_text(plan.activations, text[4]),
           bytes_text(plan.batch + loader, text[5]), bytes_text(staging, text[6]), recordings);
   if (gpu && plan.total > t->choice.memory) st = too_large(t, "the GPU", plan.total, t->choice.memory);
-  else if (available > 0 && here > (size_t)available) st = too_large(t, "this machine", here, (size_t)available);
+  else if (available > 0 && here * (size_t)t->launch.local_world > (size_t)available) st = too_large(t, "this machine", here * (size_t)t->launch.local_world, (size_t)available);
 out:
   return st;
 }
@@ -133,6 +134,8 @@ np_status np_trainer_announce(const np_trainer *t) {
   np_info("data: %" PRId64 " images in '%s'; %" PRId64 " steps of %d images are %.1f epochs", t->dataset->count,
           t->recipe->data.train, train->steps, train->batch,
           (double)train->steps * train->batch / (double)t->dataset->count);
+  if (t->launch.world > 1)
+    np_info("ranks: %d, started by %s, %d images of each step on each", t->launch.world, t->launch.launcher, t->batch);
   np_ops_announce(t->recipe, &t->choice);
   st = announce_memory(t, &params);
 out:

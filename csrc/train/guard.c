@@ -122,7 +122,10 @@ void np_guard_warn(const np_checkpoint_state *state, const np_checkpoint_state *
   else if (differ(state->attention, old->attention))
     np_warn("attention: %s, the checkpoint was made with %s: the same mathematics, but not the same bits",
             state->attention, old->attention);
-  if (state->micro_batch != old->micro_batch)
+  if (state->ranks != old->ranks)
+    np_warn("%d ranks, the checkpoint was made with %d: the same mathematics, but not the same bits", state->ranks,
+            old->ranks);
+  else if (state->micro_batch != old->micro_batch)
     np_warn("micro-batches of %d, the checkpoint was made with %d: the same mathematics, but not the same bits",
             state->micro_batch, old->micro_batch);
 }

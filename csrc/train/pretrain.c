@@ -11,19 +11,50 @@
 #include "util/machine.h"
 
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 /* ---- before anything is taken ------------------------------------------------------------------------------------ */
 
-static np_status check_recipe(const np_recipe *recipe) {
+static np_status check_recipe(np_trainer *t) {
   np_status st;
-  NP_TRY(np_launch_single());
+  const np_recipe *recipe = t->recipe;
+  NP_TRY(np_launch_detect(&t->launch));
+  NP_TRY(np_recipe_share(recipe, t->launch.world, &t->batch, &t->state.micro_batch));
   if (!recipe->data.train || !*recipe->data.train)
     st = np_error(NP_ERR_ARGUMENT, "data.train is not set: give a folder of images, as data.train=images/train");
   else if (!recipe->run.dir || !*recipe->run.dir)
     st = np_error(NP_ERR_ARGUMENT, "run.dir is not set: give the folder of this run, as run.dir=runs/first");
+out:
+  return st;
+}
+
+/* Ranks of one machine share its cores, where their launcher has not given each its own, and its GPUs. */
+static np_status share_machine(const np_trainer *t, np_recipe *out) {
+  const np_launch *l = &t->launch;
+  *out = *t->recipe;
+  if (l->world > 1 && out->threads == 0 && !np_machine_bound())
+    out->threads = np_machine_cores() > l->local_world ? np_machine_cores() / l->local_world : 1;
+  if (out->backend == NP_BACKEND_CPU) return NP_OK;
+  return np_launch_device(l, out->device, np_cuda_device_count(), &out->device);
+}
+
+/* Operators and ranks come first: what fails from then on, fails for all. */
+static np_status open_ranks(np_trainer *t) {
+  np_status st = NP_OK;
+  np_recipe here;
+  char name[32];
+  NP_TRY(share_machine(t, &here));
+  NP_TRY(np_ops_choose(&here, &t->choice));
+  NP_TRY(np_ops_open(&here, &t->choice, &t->ops));
+  if (t->launch.world > 1) {
+    snprintf(name, sizeof name, "rank %d", t->launch.rank);
+    np_log_set_name(name);
+    if (!np_trainer_first(t)) np_log_set_level(NP_LOG_WARNING);
+  }
+  st = np_comm_open(&t->launch, t->ops, t->recipe->run.patience, &t->comm);
 out:
   return st;
 }
@@ -34,7 +65,6 @@ static np_status find_checkpoint(const np_recipe *recipe, np_checkpoint **out) {
   int64_t *steps = NULL;
   int count = 0;
   *out = NULL;
-  NP_TRY(np_checkpoint_clean(recipe->run.dir));
   NP_TRY(np_checkpoint_list(recipe->run.dir, &steps, &count));
   if (recipe->run.resume == NP_RESUME_NEVER && count > 0)
     st = np_error(NP_ERR_ARGUMENT,
@@ -61,12 +91,13 @@ static void note_attention(np_trainer *t) {
 
 static np_status build(np_trainer *t) {
   np_status st = NP_OK;
-  const np_model_options options = np_model_training(t->recipe, t->state.micro_batch);
-  NP_TRY(np_ops_open(t->recipe, &t->choice, &t->ops));
+  np_model_options options = np_model_training(t->recipe, t->state.micro_batch, t->batch);
+  options.signals = t->launch.world > 1;
   note_attention(t);
   NP_TRY(np_trainer_check_device(t));
   NP_TRY(np_model_create(t->ops, &t->recipe->model, &options, &t->model));
   NP_TRY(np_optimiser_create(t->ops, np_model_params(t->model), &t->recipe->optim, &t->optimiser));
+  NP_TRY(t->ops->alloc(t->ops, NP_TRAINER_VOTES * sizeof *t->vote, (void **)&t->vote));
   t->staging = malloc(np_trainer_staging_bytes(np_model_params(t->model)));
   if (!t->staging) st = np_error(NP_ERR_MEMORY, "no memory for the checkpoint copy");
 out:
@@ -92,6 +123,8 @@ static np_status start_from(np_trainer *t, const np_checkpoint *checkpoint) {
   t->state.seconds = checkpoint->state.seconds;
   t->state.images_seen = checkpoint->state.images_seen;
   t->state.images_bad = checkpoint->state.images_bad;
+  t->images_before[0] = t->state.images_seen;
+  t->images_before[1] = t->state.images_bad;
 out:
   return st;
 }
@@ -104,7 +137,9 @@ static np_status open_loader(np_trainer *t) {
       .height = m->image_size[0],
       .width = m->image_size[1],
       .channels = m->channels,
-      .batch = t->recipe->train.batch,
+      .batch = t->batch,
+      .whole = t->recipe->train.batch,
+      .first = t->launch.rank * t->batch,
       .seed = t->recipe->seed,
       .train = true,
       .first_batch = t->state.step,
@@ -132,6 +167,8 @@ static void release(np_trainer *t) {
   np_metrics_close(t->metrics);
   np_optimiser_destroy(t->optimiser);
   np_model_destroy(t->model);
+  if (t->vote) t->ops->release(t->ops, t->vote);
+  np_comm_close(t->comm);
   if (t->ops) t->ops->destroy(t->ops);
   np_dataset_close(t->dataset);
   free(t->bad_list);
@@ -141,36 +178,99 @@ static void release(np_trainer *t) {
 
 /* ---- a run ------------------------------------------------------------------------------------------------------- */
 
+/* What all ranks must find alike: the images, and where the run stands. */
+static np_status compare(np_trainer *t, const np_checkpoint *checkpoint) {
+  np_status st;
+  NP_TRY(np_comm_same(t->comm, "the images of data.train", (int64_t)t->state.listing));
+  NP_TRY(np_comm_same(t->comm, "the checkpoints in run.dir", checkpoint ? checkpoint->state.step : -1));
+  NP_TRY(np_comm_same(t->comm, "precision", t->state.act));
+out:
+  return st;
+}
+
+/* Everything that the run needs before it computes. *checkpoint stays open; *complete: there is nothing left to do. */
+static np_status find_start(np_trainer *t, np_checkpoint **checkpoint, bool *complete) {
+  np_status st = NP_OK;
+  const np_recipe *recipe = t->recipe;
+  if (np_trainer_first(t)) st = np_checkpoint_clean(recipe->run.dir);
+  NP_TRY(np_comm_settle(t->comm, st));
+  st = find_checkpoint(recipe, checkpoint);
+  if (st == NP_OK && *checkpoint) st = np_guard_check(recipe, &t->state, *checkpoint);
+  if (st == NP_OK) st = np_guard_recipe(recipe, &t->essence);
+  NP_TRY(np_comm_settle(t->comm, st));
+  NP_TRY(compare(t, *checkpoint));
+  *complete = *checkpoint && (*checkpoint)->state.step == recipe->train.steps;
+out:
+  return st;
+}
+
+/* The first rank's part of it: the folder says what is running in it. */
+static np_status describe(np_trainer *t, const np_checkpoint *checkpoint, const char *command) {
+  np_status st = NP_OK;
+  const char *run = t->recipe->run.dir;
+  const np_run_record record = {.command = command,
+                                .hardware = t->state.hardware,
+                                .act = t->state.act,
+                                .threads = t->state.threads,
+                                .ranks = t->launch.world,
+                                .step = t->state.step};
+  if (!np_trainer_first(t)) return NP_OK;
+  if (checkpoint) {
+    np_guard_warn(&t->state, &checkpoint->state);
+    np_info("going on from '%s'", checkpoint->path);
+    NP_TRY(np_checkpoint_set_aside(run, t->state.step));
+  }
+  NP_TRY(np_run_describe(run, t->recipe, &record));
+  st = np_metrics_open(run, t->state.step, &t->metrics);
+out:
+  return st;
+}
+
+static np_status take(np_trainer *t, const np_checkpoint *checkpoint, const char *command) {
+  np_status st = NP_OK;
+  NP_TRY(build(t));
+  NP_TRY(checkpoint ? start_from(t, checkpoint) : start_fresh(t));
+  NP_TRY(describe(t, checkpoint, command));
+  NP_TRY(open_loader(t)); /* it decodes meanwhile */
+  st = np_trainer_prepare(t);
+out:
+  return st;
+}
+
 /* The run folder is ours: find where to begin, take everything, train. */
 static np_status train(np_trainer *t, const char *command) {
   np_status st = NP_OK;
-  const np_recipe *recipe = t->recipe;
   np_checkpoint *checkpoint = NULL;
-  NP_TRY(find_checkpoint(recipe, &checkpoint));
-  if (checkpoint) NP_TRY(np_guard_check(recipe, &t->state, checkpoint));
-  if (checkpoint && checkpoint->state.step == recipe->train.steps) {
-    np_info("'%s' is complete: step %" PRId64 " of %" PRId64, recipe->run.dir, checkpoint->state.step,
-            recipe->train.steps);
+  bool complete = false;
+  NP_TRY(find_start(t, &checkpoint, &complete));
+  if (complete) {
+    np_info("'%s' is complete: step %" PRId64 " of %" PRId64, t->recipe->run.dir, checkpoint->state.step,
+            t->recipe->train.steps);
+    st = np_comm_settle(t->comm, NP_OK);
     goto out;
   }
-  NP_TRY(np_guard_recipe(recipe, &t->essence));
-  NP_TRY(build(t));
-  if (checkpoint) np_guard_warn(&t->state, &checkpoint->state);
-  NP_TRY(checkpoint ? start_from(t, checkpoint) : start_fresh(t));
-  if (checkpoint) {
-    np_info("going on from '%s'", checkpoint->path);
-    NP_TRY(np_checkpoint_set_aside(recipe->run.dir, t->state.step));
-  }
+  NP_TRY(np_comm_settle(t->comm, take(t, checkpoint, command)));
   np_checkpoint_close(checkpoint); /* its files need not stay mapped while the run lasts */
   checkpoint = NULL;
-  const np_run_record record = {command, t->state.hardware, t->state.act, t->state.threads, t->state.step};
-  NP_TRY(np_run_describe(recipe->run.dir, recipe, &record));
-  NP_TRY(np_metrics_open(recipe->run.dir, t->state.step, &t->metrics));
-  NP_TRY(open_loader(t)); /* it decodes meanwhile */
-  NP_TRY(np_trainer_prepare(t));
   st = np_trainer_run(t);
 out:
   np_checkpoint_close(checkpoint);
+  return st;
+}
+
+/* The images, what the run will need, and the folder's lock. */
+static np_status survey(np_trainer *t, int *lock) {
+  np_status st = NP_OK;
+  t->state.act = t->choice.act;
+  t->state.threads = t->choice.threads;
+  t->state.ranks = t->launch.world;
+  memcpy(t->state.hardware, t->choice.hardware, sizeof t->state.hardware);
+  NP_TRY(np_dataset_open(t->recipe->data.train, false, &t->dataset));
+  t->state.images = t->dataset->count;
+  t->state.listing = np_trainer_listing(t->dataset, t->recipe->data.train);
+  NP_TRY(np_trainer_announce(t));
+  if (np_trainer_first(t)) st = np_run_lock(t->recipe->run.dir, lock);
+out:
   return st;
 }
 
@@ -179,17 +279,9 @@ np_status np_pretrain(const np_recipe *recipe, const char *command) {
   int lock = -1;
   np_trainer t = {.recipe = recipe, .saved = -1};
   np_interrupt_watch();
-  NP_TRY(check_recipe(recipe));
-  NP_TRY(np_ops_choose(recipe, &t.choice));
-  t.state.act = t.choice.act;
-  t.state.threads = t.choice.threads;
-  memcpy(t.state.hardware, t.choice.hardware, sizeof t.state.hardware);
-  t.state.micro_batch = recipe->train.micro_batch ? recipe->train.micro_batch : recipe->train.batch;
-  NP_TRY(np_dataset_open(recipe->data.train, false, &t.dataset));
-  t.state.images = t.dataset->count;
-  t.state.listing = np_trainer_listing(t.dataset, recipe->data.train);
-  NP_TRY(np_trainer_announce(&t));
-  NP_TRY(np_run_lock(recipe->run.dir, &lock));
+  NP_TRY(check_recipe(&t));
+  NP_TRY(open_ranks(&t));
+  NP_TRY(np_comm_settle(t.comm, survey(&t, &lock)));
   st = train(&t, command);
 out:
   release(&t);

@@ -73,6 +73,7 @@ static np_status write_record(const char *run, const np_recipe *recipe, const np
   cJSON_AddStringToObject(json, "host", host);
   cJSON_AddStringToObject(json, "hardware", record->hardware);
   cJSON_AddNumberToObject(json, "threads", record->threads);
+  cJSON_AddNumberToObject(json, "ranks", record->ranks);
   cJSON_AddStringToObject(json, "precision", np_precision_name(record->act));
   text = cJSON_Print(json);
   cJSON_Delete(json);

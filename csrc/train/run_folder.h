@@ -25,7 +25,7 @@ typedef struct np_run_record {
   const char *command;  /* as the user typed it; NULL: unknown */
   const char *hardware; /* np_ops_choice.hardware */
   np_dtype act;
-  int threads;
+  int threads, ranks;
   int64_t step; /* steps behind us at this start */
 } np_run_record;
 

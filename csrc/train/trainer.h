@@ -5,27 +5,40 @@
 #include "checkpoint/checkpoint.h"
 #include "data/dataset.h"
 #include "data/loader.h"
+#include "dist/comm.h"
 #include "model/model.h"
 #include "ops/choose.h"
 #include "optim/optimiser.h"
 #include "recipe/recipe.h"
 #include "train/metrics.h"
 
+#include <stdbool.h>
+
+enum { NP_TRAINER_VOTES = 4 };
+
 typedef struct np_trainer {
   const np_recipe *recipe;
+  np_launch launch;
+  int batch; /* images of a step that are this rank's */
   np_dataset *dataset;
   np_ops_choice choice;
   np_ops *ops;
+  np_comm *comm;
   np_model *model;
   np_optimiser *optimiser;
   np_loader *loader;
   np_metrics *metrics;
+  double *vote;              /* [NP_TRAINER_VOTES], device: what this rank says with a step, then all (step.c) */
+  int64_t images_before[2];  /* seen and damaged, by earlier starts of the run */
   float *staging;            /* [2, total] on the host: weights and moments on their way to and from files */
   char *bad_list;            /* RUN/bad_images.txt */
   char *essence;             /* the recipe as weight files carry it */
   np_checkpoint_state state; /* what the next checkpoint holds */
   int64_t saved;             /* step of the newest checkpoint; -1: none */
 } np_trainer;
+
+/* Whether this rank is the one that writes and tells. */
+static inline bool np_trainer_first(const np_trainer *trainer) { return trainer->launch.rank == 0; }
 
 /* Run the remaining steps: see np_pretrain. */
 np_status np_trainer_run(np_trainer *trainer);
@@ -41,8 +54,8 @@ np_status np_trainer_check_device(const np_trainer *trainer);
 /* Let model and optimiser take what their steps need besides, and say how much that is. */
 np_status np_trainer_prepare(np_trainer *trainer);
 
-/* Bytes of the loader's batches and of the staging buffer, which the model's own plan does not hold. */
-size_t np_trainer_loader_bytes(const np_recipe *recipe);
+/* Bytes of the loader's batches (of `batch` images each, and the prefix lengths of all ranks') and of the staging buffer, which the model's own plan does not hold. */
+size_t np_trainer_loader_bytes(const np_recipe *recipe, int batch);
 size_t np_trainer_staging_bytes(const np_params *params);
 
 /* Hash of the samples' names below `root` and of their labels: the same folder elsewhere has the same. */

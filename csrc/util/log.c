@@ -12,6 +12,7 @@ enum { LINE_BYTES = 2048 };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static np_log_level log_level = NP_LOG_INFO;
 static char status[LINE_BYTES / 4];
+static char owner[48]; /* "rank 3: " */
 
 static void put(const char *text, size_t bytes) {
   while (bytes > 0) {
@@ -28,7 +29,7 @@ static void line(np_log_level level, const char *prefix, const char *format, va_
   if (level <= log_level) {
     size_t used = 0;
     if (status[0]) used = (size_t)snprintf(text, sizeof text, "\r\x1b[K");
-    used += (size_t)snprintf(text + used, sizeof text - used, "%s", prefix);
+    used += (size_t)snprintf(text + used, sizeof text - used, "%s%s", prefix, level <= NP_LOG_WARNING ? owner : "");
     int n = vsnprintf(text + used, sizeof text - used, format, args);
     used += n < 0 ? 0 : (size_t)n;
     if (used > sizeof text - sizeof status - 2) used = sizeof text - sizeof status - 2;
@@ -42,6 +43,21 @@ static void line(np_log_level level, const char *prefix, const char *format, va_
 void np_log_set_level(np_log_level level) {
   pthread_mutex_lock(&lock);
   log_level = level;
+  pthread_mutex_unlock(&lock);
+}
+
+void np_log_set_name(const char *name) {
+  pthread_mutex_lock(&lock);
+  snprintf(owner, sizeof owner, "%.40s%s", name ? name : "", name ? ": " : "");
+  pthread_mutex_unlock(&lock);
+}
+
+/* One write: several processes may share the terminal. */
+void np_log_end(const char *word, const char *text) {
+  char out[LINE_BYTES];
+  pthread_mutex_lock(&lock);
+  int n = snprintf(out, sizeof out, "%s: %s%s\n", word, owner, text);
+  put(out, n < (int)sizeof out ? (size_t)n : sizeof out - 1);
   pthread_mutex_unlock(&lock);
 }
 

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { LINE = 16384 }; /* the flags of a processor are about 2 kB */
 
@@ -146,6 +147,11 @@ int np_machine_cores(void) {
   int cores = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
   if (cgroup_least("cpu", cpu_quota, &quota) && quota < cores) cores = (int)quota;
   return cores < 1 ? 1 : cores;
+}
+
+bool np_machine_bound(void) {
+  cpu_set_t set;
+  return sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) < sysconf(_SC_NPROCESSORS_ONLN);
 }
 
 int64_t np_machine_memory_limit(void) {

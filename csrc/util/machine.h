@@ -10,6 +10,9 @@
  * least 1. */
 int np_machine_cores(void);
 
+/* Whether the affinity mask leaves out some of the machine's processors: a launcher has given this process its own. */
+bool np_machine_bound(void);
+
 /* The control group's memory limit in bytes (version 2 or 1, the tightest of all parents); 0 when there is none. */
 int64_t np_machine_memory_limit(void);
 

@@ -18,7 +18,7 @@ static void by_hand(void **state) {
   (void)state;
   assert_ok(np_launch_detect(&launch));
   assert_true(launch.rank == 0 && launch.world == 1 && !launch.launcher);
-  assert_ok(np_launch_single());
+  assert_ok(np_launch_single("probe"));
 }
 
 static void each_launcher(void **state) {
@@ -36,10 +36,10 @@ static void each_launcher(void **state) {
     assert_ok(np_launch_detect(&launch));
     assert_string_equal(launch.launcher, cases[i].launcher);
     assert_true(launch.rank == 3 && launch.world == 8);
-    assert_error(np_launch_single(), NP_ERR_ARGUMENT, "started 8 processes");
+    assert_error(np_launch_single("probe"), NP_ERR_ARGUMENT, "started 8 processes");
     setenv(cases[i].rank, "0", 1);
     setenv(cases[i].world, "1", 1);
-    assert_ok(np_launch_single());
+    assert_ok(np_launch_single("probe"));
   }
 }
 
@@ -48,7 +48,7 @@ static void batch_script(void **state) {
   (void)state;
   setenv("SLURM_PROCID", "0", 1);
   setenv("SLURM_NTASKS", "16", 1);
-  assert_ok(np_launch_single());
+  assert_ok(np_launch_single("probe"));
 }
 
 static void nonsense(void **state) {

@@ -26,6 +26,7 @@ static void core_close(np_cuda_core *core) {
   if (core->gpu.stream) (void)cudaStreamSynchronize(core->gpu.stream);
   np_cuda_cudnn_close(core);
   np_cuda_matmul_close(core);
+  np_cuda_beside_close(core);
   np_cuda_marks_close(core);
   np_cuda_scratch_close(core);
   if (core->workspace) (void)cudaFree(core->workspace);
@@ -82,6 +83,7 @@ static const np_ops own = {
     .record_end = np_cuda_record_end,
     .replay = np_cuda_replay,
     .forget = np_cuda_forget,
+    .signal = np_cuda_signal,
     .mark = np_cuda_mark,
     .elapsed = np_cuda_elapsed,
     .matmul = np_cuda_matmul,

@@ -1,12 +1,13 @@
 /* The CUDA backend's own header: its state, its checks, its parts.
  *
- * Two streams. Operations run on gpu.stream, in the order of the calls. Large uploads run ahead of them on `copies`:
+ * Streams. Operations run on gpu.stream, in the order of the calls. Large uploads run ahead of them on `copies`:
  *
  *   host memory ──memcpy──▶ pinned slot ──copies──▶ device slot ──gpu.stream──▶ destination
  *                 (call)              copied event ─────┘    used event: the device slot may be written again
  *
  * so the next batch crosses the bus while this step computes, and the destination keeps one address, which recorded
- * operations need. Everything is taken at open, but for scratch, the table of products and what the driver keeps of
+ * operations need. A third stream, `beside`, is for collectives: it waits for signals among the operations, and they for it
+ * (beside.c). Everything is taken at open, but for scratch, the table of products and what the driver keeps of
  * recordings: they grow while a model is prepared (np_model_prepare), and not after it. */
 #ifndef NP_OPS_CUDA_CUDA_H
 #define NP_OPS_CUDA_CUDA_H
@@ -46,6 +47,10 @@ typedef struct np_cuda_core {
   cudaEvent_t fetch[NP_FETCH_SLOTS];
   cudaEvent_t *marks;
   int mark_room;
+
+  cudaStream_t beside;            /* collectives' own; NULL until it is used */
+  cudaEvent_t signal[NP_SIGNALS]; /* NULL until they are */
+  cudaEvent_t here, there;        /* all operations so far; all that is beside them */
 
   void *scratch;
   size_t scratch_bytes;
@@ -128,6 +133,10 @@ void np_cuda_forget(np_ops *ops, np_recording *recording);
 np_status np_cuda_mark(np_ops *ops, int index);
 np_status np_cuda_elapsed(np_ops *ops, int from, int to, double *seconds);
 void np_cuda_marks_close(np_cuda_core *core);
+
+/* ---- beside.c ---- */
+np_status np_cuda_signal(np_ops *ops, int signal);
+void np_cuda_beside_close(np_cuda_core *core); /* never used is fine */
 
 /* ---- matmul.c ---- */
 np_status np_cuda_matmul_open(np_cuda_core *core);

@@ -121,6 +121,10 @@ cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t) {
 /* ---- streams and events: everything has happened already ---- */
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned) { return *out = new CUstream_st(), cudaSuccess; }
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *out, unsigned flags, int) {
+  return cudaStreamCreateWithFlags(out, flags);
+}
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) { return *least = *greatest = 0, cudaSuccess; }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   delete stream;
   return cudaSuccess;
@@ -136,6 +140,11 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   return cudaSuccess;
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) { return event->at = seconds(), cudaSuccess; }
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) {
+  /* into a graph as a node of its own, or not at all: a stream that is not recording refuses the flag */
+  if ((flags == cudaEventRecordExternal) != (simt::recording != nullptr)) return cudaErrorInvalidValue;
+  return cudaEventRecord(event, stream);
+}
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return now.lost; }
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to) {
   return *milliseconds = static_cast<float>(1e3 * (to->at - from->at)), cudaSuccess;

@@ -1,0 +1,146 @@
+#include "dist/comm.h"
+
+#include "dist/transport.h"
+#include "dist/watch.h"
+#include "util/log.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+struct np_comm {
+  int rank, world;
+  np_transport *transport; /* NULL: one rank */
+  np_watch *watch;
+  bool together; /* nothing since the last settle */
+};
+
+static np_status look(void *context) {
+  np_transport *transport = context;
+  return transport->look(transport);
+}
+
+static np_status open_transport(const np_launch *launch, np_ops *ops, np_transport **out) {
+  if (strcmp(ops->name, "cuda") == 0) return np_transport_nccl(launch, ops, out);
+  return np_transport_mpi(launch, out);
+}
+
+np_status np_comm_open(const np_launch *launch, np_ops *ops, int patience, np_comm **out) {
+  np_status st = NP_OK;
+  np_comm *c = calloc(1, sizeof *c);
+  *out = NULL;
+  if (!c) return np_error(NP_ERR_MEMORY, "not enough memory for the list of ranks");
+  c->rank = launch->rank;
+  c->world = launch->world;
+  if (c->world > 1) {
+    NP_TRY(np_watch_start(patience, &c->watch));
+    np_comm_wait_begin(c, "the others to start");
+    NP_TRY(open_transport(launch, ops, &c->transport));
+    np_comm_wait_end(c);
+    if (c->transport->look) np_watch_look(c->watch, look, c->transport);
+  }
+  *out = c;
+  return NP_OK;
+out:
+  np_comm_close(c);
+  return st;
+}
+
+void np_comm_close(np_comm *c) {
+  if (!c) return;
+  np_comm_wait_end(c);
+  np_watch_stop(c->watch);
+  if (c->transport) c->transport->close(c->transport, c->together);
+  free(c);
+}
+
+int np_comm_rank(const np_comm *c) { return c->rank; }
+int np_comm_world(const np_comm *c) { return c->world; }
+
+void np_comm_wait_begin(np_comm *c, const char *what) { np_watch_begin(c->watch, what); }
+void np_comm_wait_end(np_comm *c) { np_watch_end(c->watch); }
+
+/* ---- device memory ---- */
+
+static np_status sum(np_comm *c, int signal, void *slice, int64_t count, np_dtype type) {
+  np_status st = NP_OK;
+  if (!c->transport) return NP_OK;
+  c->together = false;
+  np_comm_wait_begin(c, "the sum of the gradients");
+  st = c->transport->sum(c->transport, signal, slice, count, type);
+  np_comm_wait_end(c);
+  return st;
+}
+
+np_status np_comm_sum_f32(np_comm *c, int signal, float *slice, int64_t count) {
+  return sum(c, signal, slice, count, NP_F32);
+}
+
+np_status np_comm_sum_f64(np_comm *c, int signal, double *slice, int64_t count) {
+  return sum(c, signal, slice, count, NP_F64);
+}
+
+np_status np_comm_join(np_comm *c) { return c->transport ? c->transport->join(c->transport) : NP_OK; }
+
+/* ---- hosts ---- */
+
+static np_status largest(np_comm *c, double *values, int count, const char *what) {
+  np_status st = NP_OK;
+  c->together = false;
+  np_comm_wait_begin(c, what);
+  st = c->transport->largest(c->transport, values, count);
+  np_comm_wait_end(c);
+  return st;
+}
+
+np_status np_comm_settle(np_comm *c, np_status mine) {
+  np_status st = NP_OK;
+  double failed = mine == NP_OK ? 0 : c->rank + 1;
+  char message[1024];
+  if (!c->transport) return mine;
+  snprintf(message, sizeof message, "%s", np_error_message());
+  NP_TRY(largest(c, &failed, 1, "the others to get as far"));
+  c->together = true;
+  if (mine != NP_OK) st = np_error(mine, "%s", message);
+  else if (failed > 0) st = np_error(NP_ERR_LIBRARY, "rank %.0f failed: its own line says why", failed - 1);
+out:
+  return st;
+}
+
+/* The smallest and the largest of all ranks' values. */
+static np_status range(np_comm *c, double value, double *low, double *high) {
+  double both[2] = {-value, value};
+  np_status st = largest(c, both, 2, "the others to compare");
+  *low = -both[0];
+  *high = both[1];
+  return st;
+}
+
+np_status np_comm_same(np_comm *c, const char *what, int64_t value) {
+  np_status st = NP_OK;
+  const double halves[2] = {(double)(value >> 32), (double)(value & 0xffffffff)}; /* exact in float64 */
+  if (!c->transport) return NP_OK;
+  for (int i = 0; i < 2; i++) {
+    double low, high;
+    NP_TRY(range(c, halves[i], &low, &high));
+    if (low != high && st == NP_OK)
+      return np_error(NP_ERR_ARGUMENT, "the ranks do not have the same of %s: the run needs one folder and one recipe that "
+                                       "all of them see",
+                      what);
+  }
+out:
+  return st;
+}
+
+np_status np_comm_near(np_comm *c, const char *what, double value) {
+  np_status st = NP_OK;
+  double low, high;
+  if (!c->transport) return NP_OK;
+  NP_TRY(range(c, isfinite(value) ? value : HUGE_VAL, &low, &high));
+  if (!(high - low <= 1e-6 * fabs(high)))
+    st = np_error(NP_ERR_NUMERIC, "the ranks have drifted apart: %s are %.9g on one and %.9g on another; look at their "
+                                  "memory and network",
+                  what, low, high);
+out:
+  return st;
+}

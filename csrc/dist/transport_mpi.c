@@ -1,0 +1,135 @@
+/* MPI between CPU ranks; and, for GPUs, what brings NCCL's ranks together where mpirun started them. */
+#include "dist/transport.h"
+
+#include "np_build_config.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+bool np_mpi_serves(const np_launch *launch) {
+  return NP_BUILD_MPI && (launch->mpi || getenv("PMIX_RANK") != NULL); /* an srun that speaks PMIx sets that */
+}
+
+#if NP_BUILD_MPI
+#include <mpi.h>
+
+enum { PART = 1 << 28 }; /* elements of one call, which counts with an int */
+
+static np_status failed(const char *call, int code) {
+  char text[MPI_MAX_ERROR_STRING] = "";
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  return np_error(NP_ERR_LIBRARY, "%.*s: %s", (int)strcspn(call, "("), call, text);
+}
+
+#define MPI_TRY(call)                                                                                                  \
+  do {                                                                                                                 \
+    int np_mpi_code = (call);                                                                                          \
+    if (np_mpi_code != MPI_SUCCESS) {                                                                                  \
+      st = failed(#call, np_mpi_code);                                                                                 \
+      goto out;                                                                                                        \
+    }                                                                                                                  \
+  } while (0)
+
+np_status np_mpi_begin(const np_launch *launch) {
+  np_status st = NP_OK;
+  int begun = 0, world = 0, rank = 0, provided;
+  MPI_TRY(MPI_Initialized(&begun));
+  if (!begun) MPI_TRY(MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided));
+  MPI_TRY(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
+  MPI_TRY(MPI_Comm_size(MPI_COMM_WORLD, &world));
+  MPI_TRY(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
+  if (world != launch->world || rank != launch->rank)
+    st = np_error(NP_ERR_ARGUMENT,
+                  "%s started this as rank %d of %d, and MPI sees rank %d of %d: the launcher is not that of the MPI in "
+                  "this build (MPI %s); with srun try --mpi=pmix",
+                  launch->launcher, launch->rank, launch->world, rank, world, NP_BUILD_MPI_VERSION);
+out:
+  return st;
+}
+
+np_status np_mpi_from_first(void *bytes, int count) {
+  np_status st = NP_OK;
+  MPI_TRY(MPI_Bcast(bytes, count, MPI_BYTE, 0, MPI_COMM_WORLD));
+out:
+  return st;
+}
+
+/* Alone a rank must not wait in MPI_Finalize: mpirun then finds it gone, and ends the others. */
+void np_mpi_end(bool together) {
+  int begun = 0, ended = 0;
+  if (!together || MPI_Initialized(&begun) != MPI_SUCCESS || MPI_Finalized(&ended) != MPI_SUCCESS) return;
+  if (begun && !ended) (void)MPI_Finalize();
+}
+
+/* ---- the transport ---- */
+
+static np_status mpi_sum(np_transport *transport, int signal, void *slice, int64_t count, np_dtype type) {
+  np_status st = NP_OK;
+  (void)transport, (void)signal; /* operations of the CPU are done when they are queued */
+  for (int64_t done = 0; done < count; done += PART) {
+    int part = (int)(count - done < PART ? count - done : PART);
+    void *at = (char *)slice + (size_t)done * np_dtype_size(type);
+    MPI_TRY(MPI_Allreduce(MPI_IN_PLACE, at, part, type == NP_F32 ? MPI_FLOAT : MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD));
+  }
+out:
+  return st;
+}
+
+static np_status mpi_join(np_transport *transport) {
+  (void)transport;
+  return NP_OK;
+}
+
+static np_status mpi_largest(np_transport *transport, double *values, int count) {
+  np_status st = NP_OK;
+  (void)transport;
+  MPI_TRY(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD));
+out:
+  return st;
+}
+
+static void mpi_close(np_transport *transport, bool together) {
+  (void)transport;
+  np_mpi_end(together);
+}
+
+np_status np_transport_mpi(const np_launch *launch, np_transport **out) {
+  static np_transport table = {.sum = mpi_sum, .join = mpi_join, .largest = mpi_largest, .close = mpi_close};
+  np_status st = NP_OK;
+  *out = NULL;
+  if (!np_mpi_serves(launch))
+    return np_error(NP_ERR_ARGUMENT,
+                    "%s started %d ranks on CPUs, which MPI brings together: start them with mpirun (or srun --mpi=pmix)",
+                    launch->launcher, launch->world);
+  NP_TRY(np_mpi_begin(launch));
+  *out = &table;
+out:
+  return st;
+}
+
+#else
+
+static np_status absent(void) {
+  return np_error(NP_ERR_ARGUMENT, "this build has no MPI, which brings several CPU ranks together: install its headers "
+                                   "(Debian: libopenmpi-dev) and configure again, or start one process");
+}
+
+np_status np_mpi_begin(const np_launch *launch) {
+  (void)launch;
+  return absent();
+}
+
+np_status np_mpi_from_first(void *bytes, int count) {
+  (void)bytes, (void)count;
+  return absent();
+}
+
+void np_mpi_end(bool together) { (void)together; }
+
+np_status np_transport_mpi(const np_launch *launch, np_transport **out) {
+  (void)launch;
+  *out = NULL;
+  return absent();
+}
+#endif

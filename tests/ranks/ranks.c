@@ -1,0 +1,217 @@
+/* Runs of several processes: the same training as one process does, stopped and gone on with, and what happens when one of
+ * them fails. The same source twice: CPU ranks that mpirun starts (NP_RANKS_MPI), and GPU ranks, on the emulated GPU and
+ * an emulated NCCL, that are started as torchrun does. */
+#include "ranks/start.h"
+#include "system/run.h"
+#include "unit/temp.h"
+
+#include "checkpoint/checkpoint.h"
+#include "train/metrics.h"
+#include "util/safetensors.h"
+
+#include <math.h>
+#include <signal.h>
+#include <time.h>
+
+#ifdef NP_RANKS_MPI
+#define STEPS   300
+#define BACKEND "backend=cpu"
+#else
+#define STEPS   12
+#define BACKEND "backend=cuda"
+#endif
+#define TEXT_(x) #x
+#define TEXT(x)  TEXT_(x)
+
+static char *work; /* a folder with recipe.yaml, images/train and the run of one process, `whole` */
+
+static const char recipe[] =
+    "threads: 1\n"
+    "precision: fp32\n"
+    "model: {image_size: [16, 16], patch_size: 4, width: 64, blocks: 2, heads: 2, head_width: 32, "
+    "head_blocks: 1}\n"
+    "train: {steps: " TEXT(STEPS) ", batch: 8, log_every: 1}\n"
+    "checkpoint: {every: 4, keep_last: 2}\n";
+
+/* The words of a run in folder `dir`. */
+#define TRAIN(dir, ...)                                                                                                \
+  (const char *const[]) {                                                                                              \
+    "pretrain", "recipe.yaml", "data.train=images/train", "data.workers=1", BACKEND, "run.dir=" dir, __VA_ARGS__, NULL \
+  }
+
+/* Start, wait, and expect this exit status of every rank (of mpirun, which has that of the first to fail). */
+static void expect(int world, const char *const *words, int exit_code, const char *what) {
+  np_ranks r;
+  np_ranks_start(&r, world, words);
+  np_ranks_wait(&r);
+  for (int i = 0; i < r.count; i++)
+    if (r.exit_code[i] != exit_code) fail_msg("exit status %d, wanted %d: %s", r.exit_code[i], exit_code, r.err);
+  if (what && !strstr(r.err, what)) fail_msg("'%s' is not in: %s", what, r.err);
+}
+
+static int make_work(void **state) {
+  np_run_result result;
+  if (temp_setup(state) != 0) return -1;
+  work = *state;
+  if (chdir(work) != 0 || np_file_write("recipe.yaml", recipe, strlen(recipe)) != NP_OK) return -1;
+  np_run((const char *const[]){NP_PROGRAM, "synth", "images", "classes=4", "train=40", "val=4", "size=16", NULL},
+         &result);
+  if (result.exit_code != 0) return -1;
+  expect(1, TRAIN("whole", "seed=0"), 0, NULL);
+  return 0;
+}
+
+static int remove_work(void **state) {
+  *state = work;
+  return chdir("/") != 0 || temp_teardown(state) != 0;
+}
+
+/* ---- results ----------------------------------------------------------------------------------------------------- */
+
+static np_safetensors *open_end(const char *run) {
+  np_safetensors *file;
+  char *path = np_format("%s/checkpoints/step-%08d/" NP_CHECKPOINT_MODEL, run, STEPS);
+  assert_ok(np_safetensors_open(path, &file));
+  free(path);
+  return file;
+}
+
+/* The largest difference between the last weights of two runs. */
+static double difference(const char *run, const char *other) {
+  np_safetensors *a = open_end(run), *b = open_end(other);
+  double most = 0;
+  assert_int_equal(np_safetensors_count(a), np_safetensors_count(b));
+  for (int i = 0; i < np_safetensors_count(a); i++) {
+    const np_tensor *x = np_safetensors_at(a, i), *y = np_safetensors_find(b, x->name);
+    assert_true(y && x->bytes == y->bytes);
+    const float *p = x->data, *q = y->data;
+    for (size_t j = 0; j < x->bytes / sizeof *p; j++) most = fmax(most, fabs((double)p[j] - (double)q[j]));
+  }
+  np_safetensors_close(a);
+  np_safetensors_close(b);
+  return most;
+}
+
+/* Every step's loss and gradient norm, and all weights in the end: those of one process, but for rounding. AdamW's first
+ * steps divide gradients by themselves, which makes the most of it. */
+static void assert_like_whole(const char *run) {
+  np_metric *one, *many;
+  int count[2];
+  assert_ok(np_metrics_read("whole", &one, &count[0]));
+  assert_ok(np_metrics_read(run, &many, &count[1]));
+  assert_true(count[0] == STEPS && count[1] == STEPS);
+  for (int i = 0; i < STEPS; i++) {
+    if (fabs(one[i].loss - many[i].loss) > 1e-4 * one[i].loss ||
+        fabs(one[i].grad_norm - many[i].grad_norm) > 1e-3 * one[i].grad_norm)
+      fail_msg("step %d: loss %.9g and norm %.9g, one process has %.9g and %.9g", i + 1, many[i].loss, many[i].grad_norm,
+               one[i].loss, one[i].grad_norm);
+    assert_true(one[i].lr == many[i].lr);
+  }
+  free(one);
+  free(many);
+  double most = difference("whole", run);
+  if (most > 2e-3) fail_msg("weights differ by %g", most);
+}
+
+static void nap(int milliseconds) {
+  nanosleep(&(struct timespec){.tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000}, NULL);
+}
+
+static int line_count(const char *run) {
+  np_metric *lines;
+  int count;
+  assert_ok(np_metrics_read(run, &lines, &count));
+  free(lines);
+  return count;
+}
+
+/* Start, and wait for some steps. A run that is to be stopped is a long one. */
+static void start_and_wait(np_ranks *r, int world, const char *run, const char *const *words) {
+  np_ranks_start(r, world, words);
+  for (int i = 0; line_count(run) < 3; i++) {
+    if (i == 6000) fail_msg("no step in a minute");
+    nap(10);
+  }
+}
+
+/* ---- the same training ------------------------------------------------------------------------------------------- */
+
+static void as_one(void **state) {
+  (void)state;
+  expect(2, TRAIN("two", "seed=0"), 0, NULL);
+  assert_like_whole("two");
+  expect(4, TRAIN("four", "train.micro_batch=1"), 0, NULL);
+  assert_like_whole("four");
+  expect(2, TRAIN("again", "seed=0"), 0, NULL);
+  assert_true(difference("two", "again") == 0);
+}
+
+/* Asked to stop through one rank alone, all stop behind the same step, and go on in other numbers. */
+static void stopped_and_gone_on(void **state) {
+  np_ranks r;
+  (void)state;
+  start_and_wait(&r, 2, "stopped", TRAIN("stopped", "train.steps=" TEXT(STEPS)));
+  kill(np_ranks_pid(&r, 1), SIGUSR1);
+  np_ranks_wait(&r);
+  for (int i = 0; i < r.count; i++)
+    if (r.exit_code[i] != 75) fail_msg("exit status %d: %s", r.exit_code[i], r.err);
+  assert_non_null(strstr(r.err, "stopped: rank 0: a signal to another rank after step"));
+  assert_non_null(strstr(r.err, "stopped: rank 1: User defined signal 1"));
+  expect(4, TRAIN("stopped", "seed=0"), 0, "4 ranks, the checkpoint was made with 2");
+  assert_like_whole("stopped");
+}
+
+/* ---- failures ---------------------------------------------------------------------------------------------------- */
+
+/* A rank is killed: the others leave, and what they had is there. */
+static void killed(void **state) {
+  np_ranks r;
+  (void)state;
+  start_and_wait(&r, 2, "killed", TRAIN("killed", "run.patience=3"));
+  kill(np_ranks_pid(&r, 1), SIGKILL);
+  np_ranks_wait(&r);
+  for (int i = 0; i < r.count; i++) assert_int_not_equal(r.exit_code[i], 0);
+  expect(2, TRAIN("killed", "seed=0"), 0, NULL);
+  assert_true(difference("two", "killed") == 0);
+}
+
+/* A rank hangs: patience ends. */
+static void stuck(void **state) {
+  np_ranks r;
+  (void)state;
+  start_and_wait(&r, 2, "stuck", TRAIN("stuck", "run.patience=2"));
+  kill(np_ranks_pid(&r, 1), SIGSTOP);
+  np_ranks_wait_first(&r);
+  assert_non_null(strstr(r.err, "error: rank 0: waited"));
+  assert_non_null(strstr(r.err, "run.patience is 2"));
+}
+
+/* An image in the share of one rank alone breaks what the recipe allows. */
+static void damaged(void **state) {
+  (void)state;
+  assert_int_equal(system("cp -r images damaged && f=$(find damaged/train -name '*.png' | sort | head -n 1) && : >$f"), 0);
+  np_ranks r;
+  np_ranks_start(&r, 2,
+                 (const char *const[]){"pretrain", "recipe.yaml", "data.train=damaged/train", BACKEND, "run.dir=bad",
+                                       "data.max_bad_share=0", NULL});
+  np_ranks_wait(&r);
+  for (int i = 0; i < r.count; i++) assert_int_equal(r.exit_code[i], 1);
+  assert_non_null(strstr(r.err, "images are damaged"));
+  assert_non_null(strstr(r.err, "another rank failed: its own line says why"));
+}
+
+static void refused(void **state) {
+  (void)state;
+  expect(3, TRAIN("no", "seed=0"), 2, "train.batch: 8 cannot be shared by 3 ranks");
+  expect(2, (const char *const[]){"probe", "whole", NULL}, 2, "'probe' runs in one: start it once");
+  expect(2, TRAIN("no", "data.train=nowhere"), 1, "error: rank 0: cannot read the folder");
+  expect(2, TRAIN("whole", "optim.lr=1"), 2, "the recipe differs");
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(as_one), cmocka_unit_test(stopped_and_gone_on), cmocka_unit_test(killed),
+      cmocka_unit_test(stuck),  cmocka_unit_test(damaged),             cmocka_unit_test(refused),
+  };
+  return cmocka_run_group_tests(tests, make_work, remove_work);
+}
