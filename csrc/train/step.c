@@ -101,9 +101,9 @@ static np_status heed(np_steps *s, const double vote[VOTES]) {
   if (vote[STOP] > 0) s->stop = true;
   s->seen = t->images_before[0] + (int64_t)vote[SEEN];
   s->bad = t->images_before[1] + (int64_t)vote[BAD];
+  if (!s->agreed) return NP_OK; /* a rank that failed since hears of it with the step that says so, as all do */
   if (s->failed != NP_OK) return np_error(s->failed, "%s", s->message);
-  if (vote[FAILED] > 0) return np_error(NP_ERR_LIBRARY, "another rank failed: its own line says why");
-  return NP_OK;
+  return np_error(NP_ERR_LIBRARY, "another rank failed: its own line says why");
 }
 
 np_status np_steps_read(np_steps *s, np_metric *metric) {
