@@ -22,7 +22,8 @@ typedef struct np_model_options {
   int step;               /* images of a training step, a multiple of `batch`: with `prefix` it gives passes few sizes,
                              near to those that will come; 0: not known */
   int prefix[2];          /* the range from which a step's prefixes are drawn evenly */
-  bool signals;           /* a pass that trains signals when a slice of the gradients is complete: np_model_slices */
+  int64_t slice_bytes;    /* a pass that trains signals when so many bytes of gradients are complete: np_model_slices;
+                             0: all together, and no signal */
   bool all_tokens;        /* send every token through the pixel head instead of the loss tokens alone: the same loss and
                              gradients, for tests */
 } np_model_options;
@@ -75,9 +76,12 @@ int64_t np_model_head_rows(const np_recipe_model *config, int batch, const int p
 /* Target patches of images with these prefixes: Σ_b |{k : k+1 >= S_b, 0 <= k <= N-2}|. */
 int64_t np_model_targets(const np_recipe_model *config, int count, const int32_t *prefix);
 
+/* Large enough that a sum over ranks takes its time for the bytes and not for the way. */
+enum { NP_SLICE_BYTES = 32 << 20 };
+
 /* The gradients in the order in which a backward pass completes them: slice i is complete once signal i of np_ops.signal
- * is reached, where options.signals asks for it and the backend has signals. *count slices, one behind the other, are
- * the whole buffer; each is worth a message of its own between machines. */
+ * is reached, where options.slice_bytes asks for it and the backend has signals. *count slices, one behind the other,
+ * are the whole buffer, gaps included. */
 typedef struct np_slice {
   int64_t offset, count;
 } np_slice;

@@ -1,24 +1,23 @@
 /* The gradients cut where a backward pass completes them, so that sums over ranks begin while it goes on:
  *
  *   gradients   ├ pred, norm ┤├ head block ┤├ head block ┤ … ├ trunk block ┤ … ├ patchifier ┤   in the order of the table
- *   slices      ├──────────── 0 ───────────┤├── 1 ───────┤ …                  ├───── K ──────┤   SLICE bytes at least
+ *   slices      ├──────────── 0 ───────────┤├── 1 ───────┤ …                  ├───── K ──────┤   slice_bytes at least
  *
  * A sum of few bytes takes as long as its way through the machines does, and all must be taken one by one; in large ones
  * the last, which nothing hides, is long. PyTorch's data parallel training cuts at 25 MiB for the same reasons. */
 #include "model/internal.h"
-
-enum { SLICE = 32 << 20 };
 
 /* One past the parameter `i`, and the gap behind it. */
 static int64_t end_of(const np_params *p, int i) { return i + 1 < p->count ? p->items[i + 1].offset : p->total; }
 
 /* A stage is what a call of np_model_complete ends. */
 static void add_stage(np_model *m, int last) {
-  const int64_t end = end_of(&m->params, last), least = SLICE / (int64_t)sizeof(float);
+  const int64_t end = end_of(&m->params, last), bytes = m->options.slice_bytes;
   np_slice *s = &m->slices[m->slice_count];
   s->count = end - s->offset;
   const bool whole = end == m->params.total;
-  if (!whole && (s->count < least || m->slice_count == NP_SIGNALS - 1)) return;
+  const bool small = bytes == 0 || s->count * (int64_t)sizeof(float) < bytes;
+  if (!whole && (small || m->slice_count == NP_SIGNALS - 1)) return;
   m->slice_count++;
   if (!whole) m->slices[m->slice_count] = (np_slice){.offset = end};
 }
@@ -42,7 +41,7 @@ const np_slice *np_model_slices(const np_model *m, int *count) {
 void np_model_begin_slices(np_model *m) { m->next_slice = 0; }
 
 np_status np_model_complete(np_model *m, int last) {
-  if (!m->options.signals || !m->ops->signal) return NP_OK;
+  if (!m->options.slice_bytes || !m->ops->signal) return NP_OK;
   const np_slice *s = &m->slices[m->next_slice];
   if (end_of(&m->params, last) < s->offset + s->count) return NP_OK;
   return m->ops->signal(m->ops, m->next_slice++);

@@ -77,6 +77,8 @@ np_status np_cuda_cudnn_backward(np_ops *ops, bool causal, int batch, int tokens
 
 /* The driver's own copy within the device, queued like an operation: what `bench ops` compares with. */
 np_status np_cuda_copy(np_ops *ops, void *to, const void *from, size_t bytes);
+/* The same beside the operations, as a collective would run: np_cuda_beside_follow. */
+np_status np_cuda_beside_copy(np_ops *ops, int signal, void *to, const void *from, size_t bytes);
 
 /* Host memory that kernels may use as well, under the same address: slow, but tests can look into it. 64-byte aligned.
  */

@@ -92,7 +92,7 @@ static void note_attention(np_trainer *t) {
 static np_status build(np_trainer *t) {
   np_status st = NP_OK;
   np_model_options options = np_model_training(t->recipe, t->state.micro_batch, t->batch);
-  options.signals = t->launch.world > 1;
+  options.slice_bytes = t->launch.world > 1 ? NP_SLICE_BYTES : 0;
   note_attention(t);
   NP_TRY(np_trainer_check_device(t));
   NP_TRY(np_model_create(t->ops, &t->recipe->model, &options, &t->model));

@@ -202,7 +202,7 @@ static void damaged(void **state) {
 
 static void refused(void **state) {
   (void)state;
-  expect(3, TRAIN("no", "seed=0"), 2, "train.batch: 8 cannot be shared by 3 ranks");
+  expect(3, TRAIN("no", "seed=0"), 2, "train.batch: 8 among 3 ranks in passes of train.micro_batch 0 images; expected a multiple of 3");
   expect(2, (const char *const[]){"probe", "whole", NULL}, 2, "'probe' runs in one: start it once");
   expect(2, TRAIN("no", "data.train=nowhere"), 1, "error: rank 0: cannot read the folder");
   expect(2, TRAIN("whole", "optim.lr=1"), 2, "the recipe differs");

@@ -58,6 +58,8 @@ static void what_changes_bits_is_told(void **state) {
   assert_warned(state, attending("portable"), gpu, "attention: portable, the checkpoint was made with hopper");
   assert_warned(state, of_threads(cpu, 1), cpu, "1 threads, the checkpoint was made with 2");
   assert_warned(state, micro, cpu, "micro-batches of 4");
+  micro.ranks = 8; /* which explains the other */
+  assert_warned(state, micro, cpu, "8 ranks, the checkpoint was made with 0");
 }
 
 static void what_does_not_is_not(void **state) {

@@ -597,6 +597,46 @@ static void test_memory_of_batches(void **state) {
 
 #define IN_TEMP(test) cmocka_unit_test_setup_teardown(test, temp_setup, temp_teardown)
 
+/* ---- shares ---- */
+
+/* What three ranks read of each batch, one behind the other, is what one alone reads; and each knows all prefixes. */
+static void test_shares(void **state) {
+  enum { RANKS = 3, SHARE = 4, WHOLE = RANKS * SHARE, BATCHES = 5 };
+  np_dataset *dataset = make(state, 30, false);
+  np_loader_options o = options(true);
+  np_loader *alone, *rank[RANKS];
+  o.batches = BATCHES;
+  o.batch = WHOLE;
+  assert_ok(np_loader_open(dataset, &o, &alone));
+  for (int r = 0; r < RANKS; r++) {
+    o.batch = SHARE, o.whole = WHOLE, o.first = r * SHARE;
+    assert_ok(np_loader_open(dataset, &o, &rank[r]));
+  }
+  for (int t = 0; t < BATCHES; t++) {
+    const np_batch *all, *b;
+    int32_t prefix[SHARE];
+    assert_ok(np_loader_next(alone, &all));
+    assert_true(all->whole == all->prefix);
+    for (int r = 0; r < RANKS; r++) {
+      assert_ok(np_loader_next(rank[r], &b));
+      assert_int_equal(b->count, SHARE);
+      assert_memory_equal(b->pixels, all->pixels + (size_t)r * SHARE * BYTES, SHARE * BYTES);
+      assert_memory_equal(b->indices, all->indices + (size_t)r * SHARE, SHARE * sizeof *b->indices);
+      assert_memory_equal(b->labels, all->labels + (size_t)r * SHARE, SHARE * sizeof *b->labels);
+      assert_memory_equal(b->prefix, all->prefix + (size_t)r * SHARE, SHARE * sizeof *b->prefix);
+      assert_memory_equal(b->whole, all->prefix, WHOLE * sizeof *b->whole);
+      o.first = r * SHARE;
+      assert_ok(np_sampler_prefix(&o, dataset->count, t, prefix));
+      assert_memory_equal(b->prefix, prefix, sizeof prefix);
+    }
+  }
+  np_loader_close(alone);
+  for (int r = 0; r < RANKS; r++) np_loader_close(rank[r]);
+  o.first = WHOLE - SHARE + 1;
+  assert_error(np_loader_open(dataset, &o, &alone), NP_ERR_ARGUMENT, "cannot be");
+  np_dataset_close(dataset);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       IN_TEMP(test_training_order),   IN_TEMP(test_training_transform), IN_TEMP(test_workers_do_not_matter),
@@ -604,6 +644,7 @@ int main(void) {
       IN_TEMP(test_bad_share),        IN_TEMP(test_bad_share_goes_on),  IN_TEMP(test_one_channel_not_square),
       IN_TEMP(test_nothing_readable), IN_TEMP(test_away_for_a_while),   IN_TEMP(test_log),
       IN_TEMP(test_other_errors),     IN_TEMP(test_close_any_time),     IN_TEMP(test_memory_of_batches),
+      IN_TEMP(test_shares),
   };
   np_log_set_level(NP_LOG_QUIET);
   return cmocka_run_group_tests(tests, NULL, NULL);
