@@ -2,6 +2,7 @@
 #ifndef NP_CLI_BENCH_H
 #define NP_CLI_BENCH_H
 
+int np_cli_bench_allreduce(int argc, char **argv);
 int np_cli_bench_attention(int argc, char **argv);
 int np_cli_bench_ops(int argc, char **argv);
 int np_cli_bench_step(int argc, char **argv);

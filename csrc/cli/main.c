@@ -25,7 +25,7 @@ static const struct command {
     {"inspect", "what a checkpoint or a weight file holds", np_cli_inspect, false},
     {"report", "write a run's report.html", np_cli_report, false},
     {"synth", "make a labelled set of textured shapes to try things on", np_cli_synth, false},
-    {"bench", "how fast this machine trains", np_cli_bench, false},
+    {"bench", "how fast this machine trains", np_cli_bench, true},
     {"doctor", "what was built in and what this machine has", np_cli_doctor, true},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };

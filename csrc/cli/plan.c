@@ -115,6 +115,14 @@ out:
   return st;
 }
 
+/* A ring, or what is as good, takes each byte over each rank's link twice, but for a rank's own part. */
+static void print_sum(const np_memory_plan *plan, int64_t gpus) {
+  const double bytes = 2.0 * (double)(gpus - 1) / (double)gpus * (double)plan->gradients;
+  if (gpus == 1) return;
+  printf("sum of the gradients, a step\n");
+  line("over each rank's link", bytes, "B", "beside the last pass's backward");
+}
+
 static np_status plan(const np_cli_options *options) {
   np_status st = NP_OK;
   np_recipe *recipe = NULL;
@@ -135,6 +143,7 @@ static np_status plan(const np_cli_options *options) {
   print_work(recipe, gpus, tflops);
   print_memory(&memory, micro, act);
   NP_TRY(print_recompute(recipe, micro, step, act));
+  print_sum(&memory, gpus);
   printf("checkpoint\n");
   line_bytes("weights, fp32", (double)params.elements * 4);
   line_bytes("optimiser state", (double)params.elements * 8);

@@ -1,6 +1,6 @@
 #include "train/pretrain.h"
 
-#include "dist/launch.h"
+#include "dist/open.h"
 #include "ops/cuda.h"
 #include "train/guard.h"
 #include "train/interrupt.h"
@@ -27,34 +27,6 @@ static np_status check_recipe(np_trainer *t) {
     st = np_error(NP_ERR_ARGUMENT, "data.train is not set: give a folder of images, as data.train=images/train");
   else if (!recipe->run.dir || !*recipe->run.dir)
     st = np_error(NP_ERR_ARGUMENT, "run.dir is not set: give the folder of this run, as run.dir=runs/first");
-out:
-  return st;
-}
-
-/* Ranks of one machine share its cores, where their launcher has not given each its own, and its GPUs. */
-static np_status share_machine(const np_trainer *t, np_recipe *out) {
-  const np_launch *l = &t->launch;
-  *out = *t->recipe;
-  if (l->world > 1 && out->threads == 0 && !np_machine_bound())
-    out->threads = np_machine_cores() > l->local_world ? np_machine_cores() / l->local_world : 1;
-  if (out->backend == NP_BACKEND_CPU) return NP_OK;
-  return np_launch_device(l, out->device, np_cuda_device_count(), &out->device);
-}
-
-/* Operators and ranks come first: what fails from then on, fails for all. */
-static np_status open_ranks(np_trainer *t) {
-  np_status st = NP_OK;
-  np_recipe here;
-  char name[32];
-  NP_TRY(share_machine(t, &here));
-  NP_TRY(np_ops_choose(&here, &t->choice));
-  NP_TRY(np_ops_open(&here, &t->choice, &t->ops));
-  if (t->launch.world > 1) {
-    snprintf(name, sizeof name, "rank %d", t->launch.rank);
-    np_log_set_name(name);
-    if (!np_trainer_first(t)) np_log_set_level(NP_LOG_WARNING);
-  }
-  st = np_comm_open(&t->launch, t->ops, t->recipe->run.patience, &t->comm);
 out:
   return st;
 }
@@ -280,7 +252,8 @@ np_status np_pretrain(const np_recipe *recipe, const char *command) {
   np_trainer t = {.recipe = recipe, .saved = -1};
   np_interrupt_watch();
   NP_TRY(check_recipe(&t));
-  NP_TRY(open_ranks(&t));
+  /* Operators and ranks come first: what fails from then on, fails for all. */
+  NP_TRY(np_ranks_open(recipe, &t.launch, &t.choice, &t.ops, &t.comm));
   NP_TRY(np_comm_settle(t.comm, survey(&t, &lock)));
   st = train(&t, command);
 out:

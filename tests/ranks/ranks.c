@@ -146,6 +146,36 @@ static void as_one(void **state) {
   assert_true(difference("two", "again") == 0);
 }
 
+#ifdef NP_RANKS_MPI
+/* Gradients of several slices (32 MiB and more each): 76 MB of them. */
+static void several_slices(void **state) {
+  np_metric *one, *two;
+  int count[2];
+  (void)state;
+#define LARGE "model.width=512", "model.heads=8", "model.blocks=6", "train.steps=4"
+  expect(1, TRAIN("large1", LARGE), 0, NULL);
+  expect(2, TRAIN("large2", LARGE), 0, NULL);
+  assert_ok(np_metrics_read("large1", &one, &count[0]));
+  assert_ok(np_metrics_read("large2", &two, &count[1]));
+  assert_true(count[0] == 4 && count[1] == 4);
+  for (int i = 0; i < 4; i++)
+    if (fabs(one[i].loss - two[i].loss) > 1e-4 * one[i].loss ||
+        fabs(one[i].grad_norm - two[i].grad_norm) > 1e-3 * one[i].grad_norm)
+      fail_msg("step %d: loss %.9g and norm %.9g, one process has %.9g and %.9g", i + 1, two[i].loss, two[i].grad_norm,
+               one[i].loss, one[i].grad_norm);
+  free(one);
+  free(two);
+}
+#endif
+
+static void bench(void **state) {
+  (void)state;
+  expect(4, (const char *const[]){"bench", "allreduce", BACKEND, "most_mb=1", "runs=2", NULL}, 0, NULL);
+  expect(1, (const char *const[]){"bench", "allreduce", BACKEND, NULL}, 2, "one process has nobody to sum with");
+  expect(2, (const char *const[]){"bench", "allreduce", BACKEND, "most_mb=1", "least_kb=2000", NULL}, 2,
+         "expected at most the largest slice");
+}
+
 /* Asked to stop through one rank alone, all stop behind the same step, and go on in other numbers. */
 static void stopped_and_gone_on(void **state) {
   np_ranks r;
@@ -210,6 +240,10 @@ static void refused(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+#ifdef NP_RANKS_MPI
+      cmocka_unit_test(several_slices),
+#endif
+      cmocka_unit_test(bench),
       cmocka_unit_test(as_one), cmocka_unit_test(stopped_and_gone_on), cmocka_unit_test(killed),
       cmocka_unit_test(stuck),  cmocka_unit_test(damaged),             cmocka_unit_test(refused),
   };

@@ -1,0 +1,26 @@
+/* Sums over the ranks of a run: what `nextpatch bench allreduce` prints. */
+#ifndef NP_BENCH_ALLREDUCE_H
+#define NP_BENCH_ALLREDUCE_H
+
+#include "bench/timing.h"
+#include "dist/comm.h"
+
+typedef struct np_allreduce_bench {
+  np_ops *ops;
+  np_comm *comm;
+  int64_t least, most; /* bytes of a slice: from one to the other, each four times the one before */
+  int warmup, runs;
+} np_allreduce_bench;
+
+typedef struct np_allreduce_row {
+  double bytes;
+  np_timing time; /* of this rank; on the first to the last of the sum */
+  double bus;     /* bytes/s that each rank's link carries at least, 2(n-1)/n of the slice: comparable over numbers of
+                     ranks, and with nccl-tests' busbw */
+} np_allreduce_row;
+
+/* Every rank calls it. Calls `row` for each size on each rank. NP_ERR_NUMERIC where a sum is not what it must be. */
+np_status np_bench_allreduce(const np_allreduce_bench *bench, void (*row)(const np_allreduce_row *row, void *context),
+                             void *context);
+
+#endif

@@ -1,0 +1,88 @@
+#include "bench/allreduce.h"
+#include "cli/bench.h"
+#include "cli/options.h"
+#include "dist/open.h"
+#include "recipe/recipe.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+
+static const np_cli_word keys[] = {{"least_kb", "kibibytes of the smallest slice (64)"},
+                                   {"most_mb", "mebibytes of the largest (256; cpu: 16)"},
+                                   {"runs", "timed sums of a size (20)"},
+                                   {"warmup", "sums before them (5)"},
+                                   {NULL, NULL}};
+static const np_cli_word flags[] = {{"json", "a JSON line a size instead of the table"}, {NULL, NULL}};
+static const np_cli_usage usage = {
+    .name = "bench allreduce",
+    .arguments = "[KEY=VALUE ...] [--json]",
+    .text = "Time sums of float32 over the ranks of a run, as the gradients of a step are added up: NCCL between GPUs, "
+            "MPI\n"
+            "between CPU ranks. Start it as a run is started. GB/s are those that each rank's link carries at least,\n"
+            "2(n-1)/n of the slice in its time; a step sums slices of 32 MiB or more.\n",
+    .examples = "  mpirun -np 8 nextpatch bench allreduce\n"
+                "  srun nextpatch bench allreduce most_mb=1024 --json\n"
+                "  torchrun --no-python --nproc-per-node 8 nextpatch bench allreduce\n",
+    .most = 0,
+    .keys = keys,
+    .flags = flags,
+    .recipe = true,
+};
+
+typedef struct table {
+  int rank, world;
+  bool json;
+  const char *hardware;
+} table;
+
+static void print(const np_allreduce_row *r, void *context) {
+  const table *t = context;
+  if (t->rank > 0) return;
+  if (t->json)
+    printf("{\"program\": \"nextpatch\", \"hardware\": \"%s\", \"ranks\": %d, \"bytes\": %.0f, \"median_s\": %.6g, "
+           "\"p99_s\": %.6g, \"min_s\": %.6g, \"runs\": %d, \"gbytes_per_s\": %.6g}\n",
+           t->hardware, t->world, r->bytes, r->time.median, r->time.p99, r->time.least, r->time.runs, r->bus / 1e9);
+  else
+    printf("%12.2f %12.4g %12.4g %10.4g\n", r->bytes / 1048576, r->time.median * 1e3, r->time.p99 * 1e3, r->bus / 1e9);
+  fflush(stdout);
+}
+
+static np_status bench(const np_cli_options *options) {
+  np_status st = NP_OK;
+  np_recipe *recipe = NULL;
+  np_launch launch;
+  np_ops_choice choice;
+  np_allreduce_bench b = {0};
+  int64_t kilobytes = 64, megabytes, runs = 20, warmup = 5;
+  NP_TRY(np_launch_detect(&launch));
+  if (launch.world == 1) {
+    st = np_error(NP_ERR_ARGUMENT, "bench allreduce: one process has nobody to sum with; start several, with mpirun, srun "
+                                   "or torchrun");
+    goto out;
+  }
+  NP_TRY(np_recipe_load(NULL, options->overrides, options->override_count, &recipe));
+  NP_TRY(np_ranks_open(recipe, &launch, &choice, &b.ops, &b.comm));
+  megabytes = choice.backend == NP_BACKEND_CPU ? 16 : 256;
+  st = np_cli_integer(options, "least_kb", 1, 1 << 20, &kilobytes);
+  if (st == NP_OK) st = np_cli_integer(options, "most_mb", 1, 1 << 16, &megabytes);
+  if (st == NP_OK) st = np_cli_integer(options, "runs", 1, 10000, &runs);
+  if (st == NP_OK) st = np_cli_integer(options, "warmup", 0, 10000, &warmup);
+  if (st == NP_OK && kilobytes > megabytes << 10)
+    st = np_error(NP_ERR_ARGUMENT, "least_kb=%lld: expected at most the largest slice, most_mb=%lld", (long long)kilobytes,
+                  (long long)megabytes);
+  NP_TRY(np_comm_settle(b.comm, st));
+  b.least = kilobytes << 10, b.most = megabytes << 20, b.runs = (int)runs, b.warmup = (int)warmup;
+  table t = {launch.rank, launch.world, np_cli_flag(options, "json"), choice.hardware};
+  if (launch.rank == 0 && !t.json) {
+    printf("sums over %d ranks, %s on each\n", launch.world, choice.hardware);
+    printf("%12s %12s %12s %10s\n", "MiB", "median ms", "p99 ms", "GB/s");
+  }
+  st = np_bench_allreduce(&b, print, &t);
+out:
+  np_comm_close(b.comm);
+  if (b.ops) b.ops->destroy(b.ops);
+  np_recipe_free(recipe);
+  return st;
+}
+
+int np_cli_bench_allreduce(int argc, char **argv) { return np_cli_run(&usage, argc, argv, bench); }
