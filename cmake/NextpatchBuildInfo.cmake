@@ -13,6 +13,9 @@ set(NP_HAVE_CUDA_OPERATORS 0)
 set(NP_CUDA_VERSION "")
 set(NP_CUDNN_VERSION "")
 if(NOT NP_CUDA STREQUAL "OFF")
+  if(NOT CUDAToolkit_ROOT AND NOT DEFINED ENV{CUDAToolkit_ROOT} AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/build/cuda/done)
+    set(CUDAToolkit_ROOT ${CMAKE_CURRENT_SOURCE_DIR}/build/cuda/toolkit) # of scripts/setup.sh --cuda
+  endif()
   find_package(CUDAToolkit QUIET)
   if(CUDAToolkit_FOUND AND CUDAToolkit_VERSION VERSION_LESS 12.8) # the first whose nvcc knows sm_100
     if(NP_CUDA STREQUAL "ON")

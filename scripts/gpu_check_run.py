@@ -44,6 +44,7 @@ class Check:
         self.root, self.out, self.deadline = root, out, time.monotonic() + 60 * minutes
         self.only = re.compile(only)
         self.rows, self.raw, self.records = [], {}, []
+        self.gpus = 0
         with open(os.path.join(root, "manifest.json"), encoding="utf-8") as file:
             self.manifest = json.load(file)
         self.environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
@@ -111,6 +112,18 @@ class Check:
     def program(self, *words, limit=120, environment=None):
         return self.run([self.path("bin", "nextpatch"), *words], limit, environment)
 
+    def ranks(self, count, *words, limit=120):
+        """`nextpatch WORDS` once a GPU, as torchrun starts it; the exit status of one that failed, if one did."""
+        script = """
+            for rank in $(seq 0 $((WORLD_SIZE - 1))); do
+              RANK=$rank LOCAL_RANK=$rank "$@" & pids="$pids $!"
+            done
+            status=0
+            for pid in $pids; do wait $pid || status=$?; done
+            exit $status"""
+        environment = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+        return self.run(["sh", "-c", script, "ranks", self.path("bin", "nextpatch"), *words], limit, environment)
+
     def verdict(self, what, status, said, seconds, number="", goal=""):
         """A row for a command that passes with exit status 0. 77 is a program that skipped itself, for want of a GPU or
         of cases: here, where both are, it checked nothing, and that is a failure."""
@@ -138,6 +151,7 @@ def find_device(check):
     doctor = json.loads(out)
     check.raw["doctor"] = doctor
     names = [text for key, text in doctor.get("GPU", {}).items() if re.fullmatch(r"GPU \d+", key)]
+    check.gpus = len(names)
     if not DRY and not names:
         fail(f"no GPU on this machine ({doctor.get('GPU', {}).get('GPUs', 'doctor names none')}); "
              "GPU_CHECK_BACKEND=cpu is a dry run")

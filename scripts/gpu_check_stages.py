@@ -60,12 +60,13 @@ def images_of(check):
     return os.path.join(folder, "train"), "synth"
 
 
-def train(check, name, steps, *words, limit=240):
+def train(check, name, steps, *words, limit=240, ranks=1):
     """Losses step by step of a fresh run named `name`, or None and why not."""
     run = os.path.join(check.scratch, name)
     images, _ = images_of(check)
     small = ["model.width=64", "model.heads=2", "model.blocks=2", "train.batch=8"] if DRY else []
-    status, _, said, seconds = check.program(
+    start = check.program if ranks == 1 else lambda *words, limit: check.ranks(ranks, *words, limit=limit)
+    status, _, said, seconds = start(
         "pretrain", check.path("recipes", "cifar10.yaml"), f"data.train={images}", f"run.dir={run}",
         f"train.steps={steps}", f"checkpoint.every={steps}", "train.log_every=1", "seed=1", *small, *words, limit=limit)
     if status != 0:
@@ -110,14 +111,14 @@ def stage_train(check):
     check.raw["loss on the CPU"] = cpu
 
 
-def stage_repeat(check):
+def repeat(check, steps, ranks=1):
     """The same run twice: the weights at the end, and so every step between, have the same bits."""
-    steps = 5 if DRY else 50
+    where = "" if ranks == 1 else f", {ranks} ranks"
     for precision in ("fp32",) if DRY else ("fp32", "bf16"):
-        sums, what, spent = [], f"{steps} steps twice, the same bits, {precision}", 0.0
+        sums, what, spent = [], f"{steps} steps twice, the same bits, {precision}{where}", 0.0
         for turn in range(2):
-            name = f"repeat-{precision}-{turn}"
-            curve, why, seconds = train(check, name, steps, f"backend={BACKEND}", f"precision={precision}")
+            name = f"repeat-{ranks}-{precision}-{turn}"
+            curve, why, seconds = train(check, name, steps, f"backend={BACKEND}", f"precision={precision}", ranks=ranks)
             spent += seconds
             if curve is None:
                 check.row(what, "failed", detail=why, seconds=spent)
@@ -128,6 +129,36 @@ def stage_repeat(check):
         else:
             check.row(what, "passed" if sums[0] == sums[1] else "failed", sums[0][:16], seconds=spent,
                       detail="" if sums[0] == sums[1] else f"then {sums[1][:16]}")
+
+
+def stage_repeat(check):
+    repeat(check, 5 if DRY else 50)
+
+
+def stage_ranks(check):
+    """Several GPUs, where there are: sums through NCCL, the loss of one GPU, the same bits twice."""
+    ranks = int(os.environ.get("RANKS", check.gpus))
+    if DRY or ranks < 2:
+        check.row("ranks", "skipped", detail="dry run" if DRY else "one GPU: NCCL sums over two or more")
+        return
+    status, out, said, seconds = check.ranks(ranks, "bench", "allreduce", "--json", f"backend={BACKEND}")
+    if check.verdict(f"bench allreduce, {ranks} ranks", status, said, seconds):
+        lines = check.raw["bench allreduce"] = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        last = lines[-1]
+        check.row(f"sum of {last['bytes'] / 2**20:g} MiB over {ranks} ranks", "measured",
+                  f"{last['gbytes_per_s']:.4g} GB/s a link")
+    steps, window = 20, 5
+    for precision, bound in (("fp32", 0.01), ("bf16", 0.03)):
+        curves, what = {}, f"{steps} steps on {ranks} ranks follow the loss of one, {precision}"
+        for n in (1, ranks):
+            curves[n], why, seconds = train(check, f"ranks-{precision}-{n}", steps, f"backend={BACKEND}",
+                                            f"precision={precision}", ranks=n)
+            if curves[n] is None:
+                check.row(what, "failed", detail=why, seconds=seconds)
+                return
+        distance = curve_distance(curves[ranks], curves[1], window)
+        check.row(what, "passed" if distance <= bound else "failed", f"{100 * distance:.3g} % off", f"{100 * bound:g} %")
+    repeat(check, steps, ranks)
 
 
 # ---- sanitizer -------------------------------------------------------------------------------------------------------
@@ -220,7 +251,7 @@ def stage_use(check):
     check.verdict("complete", status, said, seconds)
 
 
-STAGES = {"tests": stage_tests, "golden": stage_golden, "train": stage_train, "repeat": stage_repeat, "use": stage_use,
+STAGES = {"tests": stage_tests, "golden": stage_golden, "train": stage_train, "repeat": stage_repeat, "ranks": stage_ranks, "use": stage_use,
           "sanitizer": stage_sanitizer, "bench": stage_bench, "recompute": stage_recompute, "pretrain": stage_pretrain,
           "peers_attention": stage_peers_attention, "peers_step": stage_peers_step}
 

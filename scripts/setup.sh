@@ -3,16 +3,20 @@
 # and needs neither root nor a network.
 #
 #   scripts/setup.sh             what a build and the tests need (packages.build)
+#   scripts/setup.sh --cuda      also a CUDA toolkit, into build/cuda, where none is installed (cuda-toolkit.sh)
 #   scripts/setup.sh --develop   also clang, for the fuzz preset and the formatter (packages.develop)
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 
 lists=$here/packages.build
-case "${1:-}" in
-  "") ;;
-  --develop) lists="$lists $here/packages.develop" ;;
-  *) echo "error: setup.sh: unknown argument '$1'; usage: scripts/setup.sh [--develop]" >&2; exit 2 ;;
-esac
+then=:
+for argument; do
+  case "$argument" in
+    --cuda) lists="$lists $here/packages.cuda" then=$here/cuda-toolkit.sh ;;
+    --develop) lists="$lists $here/packages.develop" ;;
+    *) echo "error: setup.sh: unknown argument '$argument'; usage: scripts/setup.sh [--cuda] [--develop]" >&2; exit 2 ;;
+  esac
+done
 if ! command -v apt-get >/dev/null; then
   echo "error: setup.sh needs Debian's apt-get; elsewhere install the counterparts of the packages in $lists" >&2
   exit 1
@@ -24,6 +28,7 @@ for package in $(cat $lists); do
 done
 if [ -z "$missing" ]; then
   echo "setup: all packages are installed"
+  "$then"
   exit 0
 fi
 
@@ -38,3 +43,4 @@ fi
 echo "setup: installing$missing"
 $as_root apt-get update -q
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing
+"$then"

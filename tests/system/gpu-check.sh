@@ -20,7 +20,7 @@ if ! "$build/nextpatch" doctor | grep -q '^  GPU 0 '; then
 fi
 
 export GPU_CHECK_BACKEND=cpu
-stages='tests golden train repeat use sanitizer bench recompute pretrain'
+stages='tests golden train repeat ranks use sanitizer bench recompute pretrain'
 pack/gpu-check run $stages --out results || fail "the dry run failed"
 python3 - results/*.json <<'PY' || fail "the record lacks something"
 import json, sys
