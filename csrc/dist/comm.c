@@ -12,7 +12,7 @@ struct np_comm {
   int rank, world;
   np_transport *transport; /* NULL: one rank */
   np_watch *watch;
-  bool together; /* nothing since the last settle */
+  bool together; /* all ranks know as much as this one: nothing since the last agreement */
 };
 
 static np_status look(void *context) {
@@ -111,6 +111,7 @@ out:
 static np_status range(np_comm *c, double value, double *low, double *high) {
   double both[2] = {-value, value};
   np_status st = largest(c, both, 2, "the others to compare");
+  c->together = st == NP_OK; /* every rank draws the same conclusion */
   *low = -both[0];
   *high = both[1];
   return st;
@@ -123,10 +124,9 @@ np_status np_comm_same(np_comm *c, const char *what, int64_t value) {
   for (int i = 0; i < 2; i++) {
     double low, high;
     NP_TRY(range(c, halves[i], &low, &high));
-    if (low != high && st == NP_OK)
-      return np_error(NP_ERR_ARGUMENT, "the ranks do not have the same of %s: the run needs one folder and one recipe that "
-                                       "all of them see",
-                      what);
+    if (low != high)
+      return np_error(NP_ERR_ARGUMENT,
+                      "the ranks differ in %s: a run needs one recipe, and folders that all ranks see alike", what);
   }
 out:
   return st;

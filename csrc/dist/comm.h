@@ -21,7 +21,7 @@ typedef struct np_comm np_comm;
  * below, before it ends the process with an error line, as the others must be gone or stuck; 0: for ever.
  * NP_ERR_ARGUMENT or NP_ERR_LIBRARY where this build, or this launcher, cannot bring the ranks together. */
 np_status np_comm_open(const np_launch *launch, np_ops *ops, int patience, np_comm **out);
-/* After np_comm_settle all ranks part as one. Else this rank leaves in the middle of something, without waiting for
+/* After np_comm_settle, _same or _near all ranks part as one. Else this rank leaves in the middle of something, without waiting for
  * anybody: its launcher, or the patience of the others, ends them. NULL is fine. */
 void np_comm_close(np_comm *comm);
 
