@@ -42,7 +42,8 @@ np_status np_bench_allreduce(const np_allreduce_bench *b, void (*row)(const np_a
   run r = {.b = b};
   float *host = malloc((size_t)b->most);
   double *seconds = malloc((size_t)b->runs * sizeof *seconds);
-  if (!host || !seconds) st = np_error(NP_ERR_MEMORY, "not enough memory for a slice of %lld bytes", (long long)b->most);
+  if (!host || !seconds)
+    st = np_error(NP_ERR_MEMORY, "not enough memory for a slice of %lld bytes", (long long)b->most);
   if (st == NP_OK) st = b->ops->alloc(b->ops, (size_t)b->most, (void **)&r.slice);
   NP_TRY(np_comm_settle(b->comm, st));
   for (int64_t bytes = b->least; bytes <= b->most; bytes *= 4) {

@@ -23,7 +23,8 @@ static const np_cli_usage usage = {
 };
 
 static np_status unknown(const np_cli_options *options) {
-  return np_error(NP_ERR_ARGUMENT, "bench %s: no such bench; allowed: allreduce, attention, ops, step", options->positional[0]);
+  return np_error(NP_ERR_ARGUMENT, "bench %s: no such bench; allowed: allreduce, attention, ops, step",
+                  options->positional[0]);
 }
 
 int np_cli_bench(int argc, char **argv) {

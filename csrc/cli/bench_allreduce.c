@@ -56,8 +56,9 @@ static np_status bench(const np_cli_options *options) {
   int64_t kilobytes = 64, megabytes, runs = 20, warmup = 5;
   NP_TRY(np_launch_detect(&launch));
   if (launch.world == 1) {
-    st = np_error(NP_ERR_ARGUMENT, "bench allreduce: one process has nobody to sum with; start several, with mpirun, srun "
-                                   "or torchrun");
+    st = np_error(NP_ERR_ARGUMENT,
+                  "bench allreduce: one process has nobody to sum with; start several, with mpirun, srun "
+                  "or torchrun");
     goto out;
   }
   NP_TRY(np_recipe_load(NULL, options->overrides, options->override_count, &recipe));
@@ -68,8 +69,8 @@ static np_status bench(const np_cli_options *options) {
   if (st == NP_OK) st = np_cli_integer(options, "runs", 1, 10000, &runs);
   if (st == NP_OK) st = np_cli_integer(options, "warmup", 0, 10000, &warmup);
   if (st == NP_OK && kilobytes > megabytes << 10)
-    st = np_error(NP_ERR_ARGUMENT, "least_kb=%lld: expected at most the largest slice, most_mb=%lld", (long long)kilobytes,
-                  (long long)megabytes);
+    st = np_error(NP_ERR_ARGUMENT, "least_kb=%lld: expected at most the largest slice, most_mb=%lld",
+                  (long long)kilobytes, (long long)megabytes);
   NP_TRY(np_comm_settle(b.comm, st));
   b.least = kilobytes << 10, b.most = megabytes << 20, b.runs = (int)runs, b.warmup = (int)warmup;
   table t = {launch.rank, launch.world, np_cli_flag(options, "json"), choice.hardware};

@@ -11,16 +11,18 @@
 static const np_cli_usage usage = {
     .name = "pretrain",
     .arguments = "RECIPE [KEY=VALUE ...]",
-    .text = "Pretrain a model as the recipe says. A run that was stopped goes on from its newest checkpoint: give the "
-            "same\n"
-            "command again. Started several times by torchrun, mpirun or srun, the processes share each batch: one a GPU.\n"
-            "SIGTERM, SIGUSR1 and ^C finish the step, write a checkpoint and leave with status 75.\n\n"
-            "The run folder (run.dir) then holds recipe.yaml, run.json, metrics.jsonl, TensorBoard event files and\n"
-            "checkpoints/step-N/model.safetensors.\n",
-    .examples = "  nextpatch pretrain recipes/demo.yaml data.train=images/train run.dir=runs/demo\n"
-                "  nextpatch pretrain recipes/aim_600m.yaml data.train=/data/imagenet/train run.dir=runs/600m\n"
-                "  mpirun -np 8 nextpatch pretrain recipes/aim_600m.yaml data.train=/data/imagenet/train run.dir=runs/600m\n"
-                "  nextpatch pretrain runs/600m/recipe.yaml checkpoint.fallback=true\n",
+    .text =
+        "Pretrain a model as the recipe says. A run that was stopped goes on from its newest checkpoint: give the "
+        "same\n"
+        "command again. Started several times by torchrun, mpirun or srun, the processes share each batch: one a GPU.\n"
+        "SIGTERM, SIGUSR1 and ^C finish the step, write a checkpoint and leave with status 75.\n\n"
+        "The run folder (run.dir) then holds recipe.yaml, run.json, metrics.jsonl, TensorBoard event files and\n"
+        "checkpoints/step-N/model.safetensors.\n",
+    .examples =
+        "  nextpatch pretrain recipes/demo.yaml data.train=images/train run.dir=runs/demo\n"
+        "  nextpatch pretrain recipes/aim_600m.yaml data.train=/data/imagenet/train run.dir=runs/600m\n"
+        "  mpirun -np 8 nextpatch pretrain recipes/aim_600m.yaml data.train=/data/imagenet/train run.dir=runs/600m\n"
+        "  nextpatch pretrain runs/600m/recipe.yaml checkpoint.fallback=true\n",
     .least = 1,
     .most = 1,
     .recipe = true,

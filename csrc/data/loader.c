@@ -304,10 +304,9 @@ np_loader_stats np_loader_stats_read(np_loader *loader) {
 
 static np_status check_options(const np_dataset *dataset, const np_loader_options *o) {
   bool good = dataset->count > 0 && o->height > 0 && o->width > 0 && (o->channels == 1 || o->channels == 3) &&
-              o->batch > 0 && o->first_batch >= 0 && o->seen >= 0 && o->bad >= 0 && o->batches >= 0 &&
-              o->whole >= 0 && o->first >= 0 && o->first + o->batch <= (o->whole ? o->whole : o->batch) &&
-              o->prefix_min >= 0 && o->prefix_max >= o->prefix_min && o->workers >= 0 && o->prefetch > 0 &&
-              o->max_pixels > 0;
+              o->batch > 0 && o->first_batch >= 0 && o->seen >= 0 && o->bad >= 0 && o->batches >= 0 && o->whole >= 0 &&
+              o->first >= 0 && o->first + o->batch <= (o->whole ? o->whole : o->batch) && o->prefix_min >= 0 &&
+              o->prefix_max >= o->prefix_min && o->workers >= 0 && o->prefetch > 0 && o->max_pixels > 0;
   return good ? NP_OK : np_error(NP_ERR_ARGUMENT, "the loader was asked for sizes or counts that cannot be");
 }
 

@@ -2,8 +2,9 @@
  *
  * The contents of batch t are a function of (seed, dataset, options, t) alone: not of the number of workers or of their
  * timing. Training walks epoch after epoch: sample i of epoch e stands at place i of a permutation keyed by (seed, e),
- * and a batch may straddle two epochs. Several ranks cut each batch into shares: together they read what one alone would,
- * but for a damaged image's stand-in, which each looks for by itself. Evaluation walks the dataset once, in order, and its last batch may be short. */
+ * and a batch may straddle two epochs. Several ranks cut each batch into shares: together they read what one alone
+ * would, but for a damaged image's stand-in, which each looks for by itself. Evaluation walks the dataset once, in
+ * order, and its last batch may be short. */
 #ifndef NP_DATA_LOADER_H
 #define NP_DATA_LOADER_H
 

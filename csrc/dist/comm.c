@@ -138,8 +138,9 @@ np_status np_comm_near(np_comm *c, const char *what, double value) {
   if (!c->transport) return NP_OK;
   NP_TRY(range(c, isfinite(value) ? value : HUGE_VAL, &low, &high));
   if (!(high - low <= 1e-6 * fabs(high)))
-    st = np_error(NP_ERR_NUMERIC, "the ranks have drifted apart: %s are %.9g on one and %.9g on another; look at their "
-                                  "memory and network",
+    st = np_error(NP_ERR_NUMERIC,
+                  "the ranks have drifted apart: %s are %.9g on one and %.9g on another; look at their "
+                  "memory and network",
                   what, low, high);
 out:
   return st;

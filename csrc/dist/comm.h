@@ -17,12 +17,12 @@
 
 typedef struct np_comm np_comm;
 
-/* Waits for all ranks. `ops` must outlive it. patience: seconds that a rank waits for the others, here and in everything
- * below, before it ends the process with an error line, as the others must be gone or stuck; 0: for ever.
+/* Waits for all ranks. `ops` must outlive it. patience: seconds that a rank waits for the others, here and in
+ * everything below, before it ends the process with an error line, as the others must be gone or stuck; 0: for ever.
  * NP_ERR_ARGUMENT or NP_ERR_LIBRARY where this build, or this launcher, cannot bring the ranks together. */
 np_status np_comm_open(const np_launch *launch, np_ops *ops, int patience, np_comm **out);
-/* After np_comm_settle, _same or _near all ranks part as one. Else this rank leaves in the middle of something, without waiting for
- * anybody: its launcher, or the patience of the others, ends them. NULL is fine. */
+/* After np_comm_settle, _same or _near all ranks part as one. Else this rank leaves in the middle of something, without
+ * waiting for anybody: its launcher, or the patience of the others, ends them. NULL is fine. */
 void np_comm_close(np_comm *comm);
 
 int np_comm_rank(const np_comm *comm);
@@ -30,9 +30,9 @@ int np_comm_world(const np_comm *comm);
 
 /* ---- device memory, queued ---- */
 
-/* slice[i] = Σ over ranks of slice[i]: what stands there when signal `signal` of the operations queued so far is reached
- * (np_ops.signal; -1: all of them). The order of the sum is the library's, the same every time, and every rank gets the
- * same bits. */
+/* slice[i] = Σ over ranks of slice[i]: what stands there when signal `signal` of the operations queued so far is
+ * reached (np_ops.signal; -1: all of them). The order of the sum is the library's, the same every time, and every rank
+ * gets the same bits. */
 np_status np_comm_sum_f32(np_comm *comm, int signal, float *slice, int64_t count);
 np_status np_comm_sum_f64(np_comm *comm, int signal, double *slice, int64_t count);
 /* Operations queued from here on come after the sums. */
@@ -43,7 +43,8 @@ np_status np_comm_join(np_comm *comm);
 /* All ranks get here, with how it went for each. NP_OK when it went well everywhere. A rank that failed gets its status
  * back, with its message; the others an error that says which one to look at. */
 np_status np_comm_settle(np_comm *comm, np_status mine);
-/* NP_ERR_ARGUMENT unless all ranks come with the same value; `what` names it in the message: "the images of data.train".
+/* NP_ERR_ARGUMENT unless all ranks come with the same value; `what` names it in the message: "the images of
+ * data.train".
  */
 np_status np_comm_same(np_comm *comm, const char *what, int64_t value);
 /* The same of numbers that may differ by rounding, a millionth: NP_ERR_NUMERIC. */

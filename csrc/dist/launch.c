@@ -87,8 +87,9 @@ np_status np_launch_device(const np_launch *launch, int device, int count, int *
   if (device >= 0) return NP_OK;
   *out = count == 1 ? 0 : launch->local_rank; /* a launcher that hands out GPUs shows a rank its own alone */
   if (count > 1 && launch->local_rank >= count)
-    return np_error(NP_ERR_ARGUMENT, "rank %d is process %d of its machine, which shows %d GPUs: start one process a GPU",
-                    launch->rank, launch->local_rank, count);
+    return np_error(NP_ERR_ARGUMENT,
+                    "rank %d is process %d of its machine, which shows %d GPUs: start one process a GPU", launch->rank,
+                    launch->local_rank, count);
   return NP_OK;
 }
 

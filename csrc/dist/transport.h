@@ -31,7 +31,7 @@ np_status np_transport_nccl(const np_launch *launch, np_ops *ops, np_transport *
 
 /* Whether this build has MPI and the launcher is its own. */
 bool np_mpi_serves(const np_launch *launch);
-np_status np_mpi_begin(const np_launch *launch); /* once a process; again is fine */
+np_status np_mpi_begin(const np_launch *launch);     /* once a process; again is fine */
 np_status np_mpi_from_first(void *bytes, int count); /* the first rank's bytes to all */
 void np_mpi_end(bool together);
 

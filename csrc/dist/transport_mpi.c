@@ -40,10 +40,11 @@ np_status np_mpi_begin(const np_launch *launch) {
   MPI_TRY(MPI_Comm_size(MPI_COMM_WORLD, &world));
   MPI_TRY(MPI_Comm_rank(MPI_COMM_WORLD, &rank));
   if (world != launch->world || rank != launch->rank)
-    st = np_error(NP_ERR_ARGUMENT,
-                  "%s started this as rank %d of %d, and MPI sees rank %d of %d: the launcher is not that of the MPI in "
-                  "this build (MPI %s); with srun try --mpi=pmix",
-                  launch->launcher, launch->rank, launch->world, rank, world, NP_BUILD_MPI_VERSION);
+    st =
+        np_error(NP_ERR_ARGUMENT,
+                 "%s started this as rank %d of %d, and MPI sees rank %d of %d: the launcher is not that of the MPI in "
+                 "this build (MPI %s); with srun try --mpi=pmix",
+                 launch->launcher, launch->rank, launch->world, rank, world, NP_BUILD_MPI_VERSION);
 out:
   return st;
 }
@@ -99,9 +100,10 @@ np_status np_transport_mpi(const np_launch *launch, np_transport **out) {
   np_status st = NP_OK;
   *out = NULL;
   if (!np_mpi_serves(launch))
-    return np_error(NP_ERR_ARGUMENT,
-                    "%s started %d ranks on CPUs, which MPI brings together: start them with mpirun (or srun --mpi=pmix)",
-                    launch->launcher, launch->world);
+    return np_error(
+        NP_ERR_ARGUMENT,
+        "%s started %d ranks on CPUs, which MPI brings together: start them with mpirun (or srun --mpi=pmix)",
+        launch->launcher, launch->world);
   NP_TRY(np_mpi_begin(launch));
   *out = &table;
 out:
@@ -111,8 +113,9 @@ out:
 #else
 
 static np_status absent(void) {
-  return np_error(NP_ERR_ARGUMENT, "this build has no MPI, which brings several CPU ranks together: install its headers "
-                                   "(Debian: libopenmpi-dev) and configure again, or start one process");
+  return np_error(NP_ERR_ARGUMENT,
+                  "this build has no MPI, which brings several CPU ranks together: install its headers "
+                  "(Debian: libopenmpi-dev) and configure again, or start one process");
 }
 
 np_status np_mpi_begin(const np_launch *launch) {

@@ -1,5 +1,5 @@
-/* NCCL between GPUs, on a stream beside the operations'. The library is opened when it is needed, as cuDNN is: a program
- * that was built with its header starts on machines without it. */
+/* NCCL between GPUs, on a stream beside the operations'. The library is opened when it is needed, as cuDNN is: a
+ * program that was built with its header starts on machines without it. */
 #include "dist/comm.h"
 #include "dist/transport.h"
 
@@ -52,8 +52,9 @@ static void open_library(void) {
 static np_status open_nccl(void) {
   pthread_once(&once, open_library);
   if (found) return NP_OK;
-  return np_error(NP_ERR_LIBRARY, "several GPUs need NCCL: libnccl.so.2 is not found or lacks a function; install it, or "
-                                  "set LD_LIBRARY_PATH");
+  return np_error(NP_ERR_LIBRARY,
+                  "several GPUs need NCCL: libnccl.so.2 is not found or lacks a function; install it, or "
+                  "set LD_LIBRARY_PATH");
 }
 
 int np_comm_nccl_version(void) {

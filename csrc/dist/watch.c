@@ -45,8 +45,8 @@ static void judge(np_watch *w) {
   double waited = since(&w->begun);
   if (w->seconds == 0 || waited < w->seconds) return;
   snprintf(text, sizeof text,
-           "waited %.0f seconds for %s: another rank is gone or stuck (its own line says why); run.patience is %d", waited,
-           w->what, w->seconds);
+           "waited %.0f seconds for %s: another rank is gone or stuck (its own line says why); run.patience is %d",
+           waited, w->what, w->seconds);
   leave(text);
 }
 

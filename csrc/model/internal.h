@@ -153,7 +153,8 @@ np_status np_norm_backward(np_model *model, int64_t rows, int gain, int bias, co
 
 /* Cut the gradients into slices (slices.c). */
 void np_model_cut(np_model *model);
-/* The backward pass begins; then, each time: gradients are complete up to the parameter `last` of the table, included. */
+/* The backward pass begins; then, each time: gradients are complete up to the parameter `last` of the table, included.
+ */
 void np_model_begin_slices(np_model *model);
 np_status np_model_complete(np_model *model, int last);
 

@@ -59,8 +59,8 @@ void np_cuda_matmul_print(np_ops *ops, FILE *to);
 
 /* ---- for collectives (csrc/dist) ---- */
 
-/* A stream beside the operations' own, a cudaStream_t: what is queued on it from here on waits until `signal` is reached
- * as np_ops.signal queued it last, in a replay or not; -1: all operations queued so far. */
+/* A stream beside the operations' own, a cudaStream_t: what is queued on it from here on waits until `signal` is
+ * reached as np_ops.signal queued it last, in a replay or not; -1: all operations queued so far. */
 np_status np_cuda_beside_follow(np_ops *ops, int signal, void **stream);
 /* Operations queued from here on wait for that stream. */
 np_status np_cuda_beside_join(np_ops *ops);

@@ -137,8 +137,8 @@ np_status np_recipe_parse(const char *text, size_t size, const char *name, const
                           int override_count, np_recipe **out);
 void np_recipe_free(np_recipe *recipe);
 
-/* A step's batch among `ranks`: images a rank has of each step, and in one pass. NP_ERR_ARGUMENT when it does not come out
- * even. */
+/* A step's batch among `ranks`: images a rank has of each step, and in one pass. NP_ERR_ARGUMENT when it does not come
+ * out even. */
 np_status np_recipe_share(const np_recipe *recipe, int ranks, int *step, int *micro);
 
 /* The whole recipe as YAML, defaults included; np_recipe_parse reads it back to the same struct. malloc'ed. */

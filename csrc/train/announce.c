@@ -81,7 +81,8 @@ static np_status announce_memory(const np_trainer *t, const np_params *params) {
           bytes_text(plan.moments, text[3]), bytes_text(plan.activations, text[4]),
           bytes_text(plan.batch + loader, text[5]), bytes_text(staging, text[6]), recordings);
   if (gpu && plan.total > t->choice.memory) st = too_large(t, "the GPU", plan.total, t->choice.memory);
-  else if (available > 0 && here * (size_t)t->launch.local_world > (size_t)available) st = too_large(t, "this machine", here * (size_t)t->launch.local_world, (size_t)available);
+  else if (available > 0 && here * (size_t)t->launch.local_world > (size_t)available)
+    st = too_large(t, "this machine", here * (size_t)t->launch.local_world, (size_t)available);
 out:
   return st;
 }

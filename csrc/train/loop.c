@@ -6,8 +6,8 @@
  * A step's loss, its gradient's norm and whether it was applied are read when the next step has been queued, so that
  * the device finds work whenever it is done. Nothing of a step depends on them: the device decides from the norm
  * whether a step is applied. A loss that is not finite has a gradient that is not (np_ops.pixel_loss). Checkpoints, the
- * end and signals wait until everything queued is read. With several ranks all of this happens on each, at the same steps;
- * the first alone writes and tells. */
+ * end and signals wait until everything queued is read. With several ranks all of this happens on each, at the same
+ * steps; the first alone writes and tells. */
 #include "train/interrupt.h"
 #include "train/progress.h"
 #include "train/step.h"
@@ -146,8 +146,7 @@ static bool stopped(const loop *l) {
 static np_status queue_next(loop *l) {
   const np_batch *batch = NULL;
   np_status st = np_loader_next(l->steps.t->loader, &batch);
-  if (st == NP_OK && !batch)
-    st = np_error(NP_ERR_FORMAT, "the data ended before step %" PRId64, l->steps.queued + 1);
+  if (st == NP_OK && !batch) st = np_error(NP_ERR_FORMAT, "the data ended before step %" PRId64, l->steps.queued + 1);
   return np_steps_queue(&l->steps, batch, st);
 }
 

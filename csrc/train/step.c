@@ -12,7 +12,7 @@ enum { STOP, FAILED, SEEN, BAD, VOTES };
 _Static_assert((int)VOTES == (int)NP_TRAINER_VOTES, "a vote has its place on the device");
 
 enum { LOSS, OUTCOME, VOTE, READS }; /* the slots of one step's reads */
-_Static_assert((int)NP_STEPS_AHEAD * (int)READS <= (int)NP_FETCH_SLOTS, "reads under way need a slot each");
+_Static_assert((int)NP_STEPS_AHEAD *(int)READS <= (int)NP_FETCH_SLOTS, "reads under way need a slot each");
 
 static int slot(int64_t step, int read) { return (int)(step % NP_STEPS_AHEAD) * READS + read; }
 

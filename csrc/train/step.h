@@ -21,18 +21,18 @@ typedef struct np_steps {
   np_trainer *t;
   int64_t queued; /* steps; those from t->state.step on are under way */
   np_under_way under_way[NP_STEPS_AHEAD];
-  bool stop;           /* a rank was asked to stop before the step that was read last, or before one before it */
-  int64_t seen, bad;   /* images of all ranks by the step that is read, as np_loader_stats counts them */
-  bool agreed;         /* the error that np_steps_read returned is one that every rank has */
-  np_status failed;    /* why this rank has no batch any more; NP_OK: it has */
-  char message[1024];  /* of it */
+  bool stop;          /* a rank was asked to stop before the step that was read last, or before one before it */
+  int64_t seen, bad;  /* images of all ranks by the step that is read, as np_loader_stats counts them */
+  bool agreed;        /* the error that np_steps_read returned is one that every rank has */
+  np_status failed;   /* why this rank has no batch any more; NP_OK: it has */
+  char message[1024]; /* of it */
 } np_steps;
 
 /* From where t->state stands. */
 np_steps np_steps_begin(np_trainer *trainer);
 
-/* Queue the next step over this rank's share of a batch. batch NULL: there is none, for the reason that np_error_message
- * gives, of status `why`; the others hear of it with the step, which nobody may keep. */
+/* Queue the next step over this rank's share of a batch. batch NULL: there is none, for the reason that
+ * np_error_message gives, of status `why`; the others hear of it with the step, which nobody may keep. */
 np_status np_steps_queue(np_steps *steps, const np_batch *batch, np_status why);
 
 /* The oldest step under way: wait for it, count it, fill what the device knows of `metric`. The run stops once

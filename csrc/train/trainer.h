@@ -54,7 +54,8 @@ np_status np_trainer_check_device(const np_trainer *trainer);
 /* Let model and optimiser take what their steps need besides, and say how much that is. */
 np_status np_trainer_prepare(np_trainer *trainer);
 
-/* Bytes of the loader's batches (of `batch` images each, and the prefix lengths of all ranks') and of the staging buffer, which the model's own plan does not hold. */
+/* Bytes of the loader's batches (of `batch` images each, and the prefix lengths of all ranks') and of the staging
+ * buffer, which the model's own plan does not hold. */
 size_t np_trainer_loader_bytes(const np_recipe *recipe, int batch);
 size_t np_trainer_staging_bytes(const np_params *params);
 

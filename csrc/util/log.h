@@ -19,8 +19,8 @@ void np_debug(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* How a process ends: "error: rank 3: TEXT", for whatever level. */
 void np_log_end(const char *word, const char *text);
 
-/* The last line of a terminal (a progress bar), redrawn after every log line; NULL removes it. The text is copied. A no-op
- * when standard error is not a terminal. */
+/* The last line of a terminal (a progress bar), redrawn after every log line; NULL removes it. The text is copied. A
+ * no-op when standard error is not a terminal. */
 void np_log_set_status(const char *text);
 
 #endif

@@ -1,5 +1,5 @@
-/* What runs beside the operations begins at its signal, of the replay that was queued last, and not before: on a GPU, where
- * things take their time. */
+/* What runs beside the operations begins at its signal, of the replay that was queued last, and not before: on a GPU,
+ * where things take their time. */
 #include "ops/cuda.h"
 
 #include <setjmp.h>

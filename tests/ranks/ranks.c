@@ -1,6 +1,6 @@
-/* Runs of several processes: the same training as one process does, stopped and gone on with, and what happens when one of
- * them fails. The same source twice: CPU ranks that mpirun starts (NP_RANKS_MPI), and GPU ranks, on the emulated GPU and
- * an emulated NCCL, that are started as torchrun does. */
+/* Runs of several processes: the same training as one process does, stopped and gone on with, and what happens when one
+ * of them fails. The same source twice: CPU ranks that mpirun starts (NP_RANKS_MPI), and GPU ranks, on the emulated GPU
+ * and an emulated NCCL, that are started as torchrun does. */
 #include "ranks/start.h"
 #include "system/run.h"
 #include "unit/temp.h"
@@ -31,7 +31,7 @@ static const char recipe[] =
     "model: {image_size: [16, 16], patch_size: 4, width: 64, blocks: 2, heads: 2, head_width: 32, "
     "head_blocks: 1}\n"
     "train: {steps: " TEXT(STEPS) ", batch: 8, log_every: 1}\n"
-    "checkpoint: {every: 4, keep_last: 2}\n";
+                                  "checkpoint: {every: 4, keep_last: 2}\n";
 
 /* The words of a run in folder `dir`. */
 #define TRAIN(dir, ...)                                                                                                \
@@ -92,8 +92,8 @@ static double difference(const char *run, const char *other) {
   return most;
 }
 
-/* Every step's loss and gradient norm, and all weights in the end: those of one process, but for rounding. AdamW's first
- * steps divide gradients by themselves, which makes the most of it. */
+/* Every step's loss and gradient norm, and all weights in the end: those of one process, but for rounding. AdamW's
+ * first steps divide gradients by themselves, which makes the most of it. */
 static void assert_like_whole(const char *run) {
   np_metric *one, *many;
   int count[2];
@@ -103,8 +103,8 @@ static void assert_like_whole(const char *run) {
   for (int i = 0; i < STEPS; i++) {
     if (fabs(one[i].loss - many[i].loss) > 1e-4 * one[i].loss ||
         fabs(one[i].grad_norm - many[i].grad_norm) > 1e-3 * one[i].grad_norm)
-      fail_msg("step %d: loss %.9g and norm %.9g, one process has %.9g and %.9g", i + 1, many[i].loss, many[i].grad_norm,
-               one[i].loss, one[i].grad_norm);
+      fail_msg("step %d: loss %.9g and norm %.9g, one process has %.9g and %.9g", i + 1, many[i].loss,
+               many[i].grad_norm, one[i].loss, one[i].grad_norm);
     assert_true(one[i].lr == many[i].lr);
   }
   free(one);
@@ -168,6 +168,27 @@ static void several_slices(void **state) {
 }
 #endif
 
+#ifdef NP_RANKS_MPI
+/* Two programs in one run, which were not told the same. */
+static void told_otherwise(const char *word, const char *what) {
+  np_run_result result;
+#define ONE NP_PROGRAM, "pretrain", "recipe.yaml", BACKEND, "run.dir=other", "data.train=images/train"
+  np_run((const char *const[]){NP_MPIRUN, "--oversubscribe", "-np", "1", ONE, ":", "-np", "1", ONE, word, NULL},
+         &result);
+  if (what ? result.exit_code != 2 || !strstr(result.err, what) : result.exit_code != 0)
+    fail_msg("%s: exit status %d: %s", word, result.exit_code, result.err);
+  (void)np_folder_remove("other");
+}
+
+static void differing(void **state) {
+  (void)state;
+  told_otherwise("optim.lr=0.5", "the ranks differ in the recipe");
+  told_otherwise("checkpoint.every=5", "the ranks differ in the recipe");
+  told_otherwise("data.train=images/val", "the ranks differ in the images of data.train");
+  told_otherwise("data.workers=2", NULL); /* each as it likes */
+}
+#endif
+
 static void bench(void **state) {
   (void)state;
   expect(4, (const char *const[]){"bench", "allreduce", BACKEND, "most_mb=1", "runs=2", NULL}, 0, NULL);
@@ -219,7 +240,8 @@ static void stuck(void **state) {
 /* An image in the share of one rank alone breaks what the recipe allows. */
 static void damaged(void **state) {
   (void)state;
-  assert_int_equal(system("cp -r images damaged && f=$(find damaged/train -name '*.png' | sort | head -n 1) && : >$f"), 0);
+  assert_int_equal(system("cp -r images damaged && f=$(find damaged/train -name '*.png' | sort | head -n 1) && : >$f"),
+                   0);
   np_ranks r;
   np_ranks_start(&r, 2,
                  (const char *const[]){"pretrain", "recipe.yaml", "data.train=damaged/train", BACKEND, "run.dir=bad",
@@ -232,7 +254,8 @@ static void damaged(void **state) {
 
 static void refused(void **state) {
   (void)state;
-  expect(3, TRAIN("no", "seed=0"), 2, "train.batch: 8 among 3 ranks in passes of train.micro_batch 0 images; expected a multiple of 3");
+  expect(3, TRAIN("no", "seed=0"), 2,
+         "train.batch: 8 among 3 ranks in passes of train.micro_batch 0 images; expected a multiple of 3");
   expect(2, (const char *const[]){"probe", "whole", NULL}, 2, "'probe' runs in one: start it once");
   expect(2, TRAIN("no", "data.train=nowhere"), 1, "error: rank 0: cannot read the folder");
   expect(2, TRAIN("whole", "optim.lr=1"), 2, "the recipe differs");
@@ -241,11 +264,11 @@ static void refused(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
 #ifdef NP_RANKS_MPI
-      cmocka_unit_test(several_slices),
+      cmocka_unit_test(several_slices), cmocka_unit_test(differing),
 #endif
-      cmocka_unit_test(bench),
-      cmocka_unit_test(as_one), cmocka_unit_test(stopped_and_gone_on), cmocka_unit_test(killed),
-      cmocka_unit_test(stuck),  cmocka_unit_test(damaged),             cmocka_unit_test(refused),
+      cmocka_unit_test(bench),          cmocka_unit_test(as_one),    cmocka_unit_test(stopped_and_gone_on),
+      cmocka_unit_test(killed),         cmocka_unit_test(stuck),     cmocka_unit_test(damaged),
+      cmocka_unit_test(refused),
   };
   return cmocka_run_group_tests(tests, make_work, remove_work);
 }

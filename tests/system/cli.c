@@ -170,7 +170,7 @@ static void bench(void **state) {
       "--plans", "backend=cpu");
   assert_printed("backend: cpu has no plans to print");
   RUN("bench", "stairs", NP_SOURCE_DIR "/recipes/demo.yaml");
-  assert_refused("allowed: attention, ops, step");
+  assert_refused("allowed: allreduce, attention, ops, step");
   RUN("bench", "attention", "tokens=20,33", "head_width=16", "width=32", "rows=66", "rotate_mb=1", "precision=fp32",
       "--json");
   assert_printed("\"mask\": \"causal\", \"pass\": \"backward\"");

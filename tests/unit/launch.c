@@ -99,7 +99,8 @@ static void local_places(void **state) {
 }
 
 static void devices(void **state) {
-  np_launch alone = {.world = 1, .local_world = 1}, third = {.rank = 10, .world = 16, .local_rank = 2, .local_world = 8};
+  np_launch alone = {.world = 1, .local_world = 1},
+            third = {.rank = 10, .world = 16, .local_rank = 2, .local_world = 8};
   int device;
   (void)state;
   assert_ok(np_launch_device(&alone, -1, 8, &device));
@@ -135,11 +136,10 @@ static void addresses(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test_setup(by_hand, forget),
-      cmocka_unit_test_setup(each_launcher, forget),
-      cmocka_unit_test_setup(batch_script, forget),
-      cmocka_unit_test_setup(nonsense, forget),     cmocka_unit_test_setup(local_places, forget),
-      cmocka_unit_test_setup(devices, forget),      cmocka_unit_test_setup(addresses, forget),
+      cmocka_unit_test_setup(by_hand, forget),      cmocka_unit_test_setup(each_launcher, forget),
+      cmocka_unit_test_setup(batch_script, forget), cmocka_unit_test_setup(nonsense, forget),
+      cmocka_unit_test_setup(local_places, forget), cmocka_unit_test_setup(devices, forget),
+      cmocka_unit_test_setup(addresses, forget),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,8 +6,8 @@
  *                 (call)              copied event ─────┘    used event: the device slot may be written again
  *
  * so the next batch crosses the bus while this step computes, and the destination keeps one address, which recorded
- * operations need. A third stream, `beside`, is for collectives: it waits for signals among the operations, and they for it
- * (beside.c). Everything is taken at open, but for scratch, the table of products and what the driver keeps of
+ * operations need. A third stream, `beside`, is for collectives: it waits for signals among the operations, and they
+ * for it (beside.c). Everything is taken at open, but for scratch, the table of products and what the driver keeps of
  * recordings: they grow while a model is prepared (np_model_prepare), and not after it. */
 #ifndef NP_OPS_CUDA_CUDA_H
 #define NP_OPS_CUDA_CUDA_H
