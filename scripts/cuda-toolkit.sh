@@ -18,13 +18,13 @@ python3 -m venv "$folder/python"
 
 # The packages lie in folders of their own, and libraries have no names for a linker: make it one toolkit of the usual shape.
 packages=$(echo "$folder"/python/lib/python3*/site-packages/nvidia)
-mkdir "$toolkit" "$toolkit/include" "$toolkit/lib"
+mv "$packages/cu13" "$toolkit"
 ln -s lib "$toolkit/lib64"
-for part in bin nvvm; do ln -s "$packages/cu13/$part" "$toolkit/$part"; done
-for part in cu13 cudnn nccl; do
-  for file in "$packages/$part"/include/*; do ln -sf "$file" "$toolkit/include/"; done
-  for file in "$packages/$part"/lib/*; do ln -sf "$file" "$toolkit/lib/"; done
+for part in cudnn nccl; do
+  mv "$packages/$part"/include/*.h "$toolkit/include/"
+  mv "$packages/$part"/lib/lib* "$toolkit/lib/"
 done
+rm -rf "$folder/python"
 for file in "$toolkit"/lib/lib*.so.*; do
   name=${file%%.so.*}.so
   [ -e "$name" ] || ln -s "$(basename "$file")" "$name"
