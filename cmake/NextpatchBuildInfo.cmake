@@ -16,6 +16,9 @@ if(NOT NP_CUDA STREQUAL "OFF")
   if(NOT CUDAToolkit_ROOT AND NOT DEFINED ENV{CUDAToolkit_ROOT} AND EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/build/cuda/done)
     set(CUDAToolkit_ROOT ${CMAKE_CURRENT_SOURCE_DIR}/build/cuda/toolkit) # of scripts/setup.sh --cuda
   endif()
+  if(CMAKE_VERSION VERSION_LESS 3.25.2 AND NOT TARGET CUDA::nvToolsExt) # Debian 12's asks for this one, which CUDA 13 has no more
+    add_library(CUDA::nvToolsExt INTERFACE IMPORTED)
+  endif()
   find_package(CUDAToolkit QUIET)
   if(CUDAToolkit_FOUND AND CUDAToolkit_VERSION VERSION_LESS 12.8) # the first whose nvcc knows sm_100
     if(NP_CUDA STREQUAL "ON")
