@@ -119,7 +119,7 @@ const np_key np_keys[] = {
 
     ONE(run.dir, ANY, "''", "folder that everything of the run is written to"),
     CHOICE(run.resume, resumes, "auto", "from the newest good checkpoint; auto: where there is one"),
-    ONE(run.patience, FROM(0, 1e6), "600",
+    ONE(run.patience, FROM(0, 1e6), "1800",
         "seconds that a rank waits for others before it takes them for gone and leaves; 0: for ever"),
 
     ONE(probe.data, ANY, "''", "folder with train/ and val/, each a folder of class folders"),

@@ -221,6 +221,10 @@ static np_status take(np_trainer *t, const np_checkpoint *checkpoint, const char
   np_status st = NP_OK;
   NP_TRY(build(t));
   NP_TRY(checkpoint ? start_from(t, checkpoint) : start_fresh(t));
+  if (!np_trainer_first(t)) { /* the first alone writes checkpoints */
+    free(t->staging);
+    t->staging = NULL;
+  }
   NP_TRY(describe(t, checkpoint, command));
   NP_TRY(open_loader(t)); /* it decodes meanwhile */
   st = np_trainer_prepare(t);
