@@ -3,14 +3,17 @@
 #   - from the first checkpoint on there is always one that loads, and its step never goes back;
 #   - the weights at the end are those of a run that was never disturbed, bit for bit.
 #
-#   scripts/kill-test.sh [kills=200] [seed=1] [steps=40] [program=build/release/nextpatch] [KEY=VALUE of the recipe ...]
+#   scripts/kill-test.sh [kills=200] [seed=1] [steps=40] [ranks=1] [program=build/release/nextpatch] [KEY=VALUE of the recipe ...]
+#
+# ranks: processes that mpirun starts, of which one is killed at a time, or mpirun itself where it has started none yet.
 set -eu
-kills=200 seed=1 steps=40 program=$(dirname "$0")/../build/release/nextpatch extra=()
+kills=200 seed=1 steps=40 ranks=1 program=$(dirname "$0")/../build/release/nextpatch extra=()
 for word in "$@"; do
   case $word in
     kills=*) kills=${word#*=} ;;
     seed=*) seed=${word#*=} ;;
     steps=*) steps=${word#*=} ;;
+    ranks=*) ranks=${word#*=} ;;
     program=*) program=${word#*=} ;;
     *=*) extra+=("$word") ;;
     *) echo "error: kill-test.sh: unknown argument '$word'" >&2; exit 2 ;;
@@ -32,9 +35,20 @@ train: {steps: $steps, batch: 8, log_every: 1}
 checkpoint: {every: 1, keep_last: 2, keep_every: 10}
 YAML
 "$program" synth images classes=4 train=40 val=4 size=16 >/dev/null 2>&1
-train() { exec "$program" pretrain recipe.yaml data.train=images/train "run.dir=$1" "${extra[@]}" >>"$1.log" 2>&1; }
+launch=()
+if ((ranks > 1)); then
+  launch=("${MPIRUN:-mpirun}" -np "$ranks" --oversubscribe --bind-to none)
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+fi
+train() { exec "${launch[@]}" "$program" pretrain recipe.yaml data.train=images/train "run.dir=$1" "${extra[@]}" >>"$1.log" 2>&1; }
 weights() { printf '%s/checkpoints/step-%08d/model.safetensors' "$1" "$steps"; }
 newest() { "$program" inspect "$1" 2>"$1.inspect" | sed -n 's/^step: //p'; }
+
+victim() { # of mpirun $1: one of its ranks, or itself
+  local children=()
+  ((ranks == 1)) || read -ra children </proc/"$1"/task/"$1"/children || true
+  if ((${#children[@]})); then echo "${children[RANDOM % ${#children[@]}]}"; else echo "$1"; fi
+}
 
 (train undisturbed) || fail "the undisturbed run failed: $(tail -1 undisturbed.log)"
 metric_lines() { cut -d, -f1-5 "$1/metrics.jsonl"; } # step, epoch, loss, rate, norm: what is not a measurement of time
@@ -56,9 +70,12 @@ while ((spent < kills)); do
     train "$run" &
     child=$!
     sleep "$(printf '%d.%03d' $((delay / 1000)) $((delay % 1000)))"
-    kill -KILL "$child" 2>/dev/null || true
+    kill -KILL "$(victim "$child" 2>/dev/null)" 2>/dev/null || true
     done=0 status=0
     { wait "$child" || status=$?; } 2>/dev/null
+    if ((ranks > 1)) && [ -e "$run/lock" ]; then # mpirun ends the others, or they see that it is gone
+      flock --wait 60 "$run/lock" true || fail "round $rounds: a rank goes on without the others"
+    fi
     case $status in
       0) done=1 ;;
       137) spent=$((spent + 1)) ;;

@@ -149,6 +149,25 @@ static void report_gpus(cJSON *to) {
 }
 #endif
 
+/* How several processes of a run would find each other, were this one of them. */
+static void report_ranks(cJSON *to) {
+  np_launch launch;
+  char address[NP_LAUNCH_ADDRESS];
+  if (np_launch_detect(&launch) != NP_OK) {
+    say(to, "started by", "%s", np_error_message());
+    return;
+  }
+  if (!launch.launcher) {
+    say(to, "started by", "hand");
+    return;
+  }
+  say(to, "started by", "%s, rank %d of %d, process %d of %d on this machine", launch.launcher, launch.rank,
+      launch.world, launch.local_rank, launch.local_world);
+  if (launch.mpi && NP_BUILD_MPI) say(to, "ranks meet", "through MPI");
+  else if (np_launch_address(&launch, address) != NP_OK) say(to, "GPU ranks meet", "%s", np_error_message());
+  else say(to, "GPU ranks meet", "at %s", address);
+}
+
 static void report_libraries(cJSON *to) {
   uint32_t png = png_access_version_number();
   unsigned xxhash = XXH_versionNumber();
@@ -191,6 +210,7 @@ static np_status run(const np_cli_options *options) {
   report_build(cJSON_AddObjectToObject(report, "build"));
   report_processor(cJSON_AddObjectToObject(report, "processor"));
   report_gpus(cJSON_AddObjectToObject(report, "GPU"));
+  report_ranks(cJSON_AddObjectToObject(report, "ranks"));
   report_limits(cJSON_AddObjectToObject(report, "limits"));
   report_libraries(cJSON_AddObjectToObject(report, "libraries"));
   if (np_cli_flag(options, "json")) {

@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { DEFAULT_PORT = 29500 };
 
@@ -111,7 +112,10 @@ np_status np_launch_address(const np_launch *launch, char out[NP_LAUNCH_ADDRESS]
                     "%d ranks on several machines: set MASTER_ADDR to the first one's name (and MASTER_PORT, %d else); "
                     "with Slurm: export MASTER_ADDR=$(scontrol show hostnames | head -n 1)",
                     launch->world, DEFAULT_PORT);
-  int length = snprintf(out, NP_LAUNCH_ADDRESS, "%s:%d", host ? host : "127.0.0.1", port + port_taken(launch));
+  if (!host) host = "127.0.0.1";
+  const bool six = strchr(host, ':') && host[0] != '['; /* an IPv6 address as a number */
+  int length =
+      snprintf(out, NP_LAUNCH_ADDRESS, "%s%s%s:%d", six ? "[" : "", host, six ? "]" : "", port + port_taken(launch));
   if (length >= NP_LAUNCH_ADDRESS)
     st = np_error(NP_ERR_ARGUMENT, "environment variable MASTER_ADDR: longer than a host's name");
 out:

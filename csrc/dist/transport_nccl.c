@@ -166,7 +166,7 @@ np_status np_transport_nccl(const np_launch *launch, np_ops *ops, np_transport *
   r->table = (np_transport){
       .sum = nccl_sum, .join = nccl_join, .largest = nccl_largest, .look = nccl_look, .close = nccl_close};
   r->ops = ops;
-  r->mpi = np_mpi_serves(launch);
+  r->mpi = launch->mpi && np_mpi_serves(launch); /* of srun's ranks MPI may know nothing, and NCCL needs none */
   NP_TRY(ops->alloc(ops, NP_TRANSPORT_VALUES * sizeof *r->values, (void **)&r->values)); /* and makes its GPU current */
   NP_TRY(meet(r, launch, &id));
   NCCL_TRY(ncclCommInitRank(&r->comm, launch->world, id, launch->rank));

@@ -89,23 +89,23 @@ out:
 
 /* ---- telling ----------------------------------------------------------------------------------------------------- */
 
-static void measure(np_trainer *t, pace *p, np_metric *metric) {
-  np_loader_stats stats = np_loader_stats_read(t->loader);
+static void measure(np_trainer *t, pace *p, double waited, np_metric *metric) {
   double now = seconds_now(), elapsed = fmax(now - p->last, 1e-9);
   int batch = t->recipe->train.batch;
   metric->step = t->state.step;
   metric->epoch = (double)t->state.step * batch / (double)t->dataset->count;
   metric->images_per_s = (double)(t->state.step - p->last_step) * batch / elapsed;
   metric->gflops = metric->images_per_s * np_model_flops(&t->recipe->model, t->recipe->data.prefix, false) * 1e-9;
-  metric->data_wait_share = (stats.wait_seconds - p->last_wait) / elapsed;
+  metric->data_wait_share = (waited - p->last_wait) / elapsed;
   metric->seconds = t->state.seconds = p->before + now - p->start;
   metric->skipped_steps = t->state.step - t->state.applied;
 }
 
-static np_status tell(np_trainer *t, pace *p, np_metric *metric) {
+static np_status tell(const np_steps *s, pace *p, np_metric *metric) {
   np_status st = NP_OK;
+  np_trainer *t = s->t;
   int64_t done = t->state.step, steps = t->recipe->train.steps;
-  measure(t, p, metric);
+  measure(t, p, s->waited, metric);
   double each = (metric->seconds - p->before) / (double)(done - p->start_step);
   if (np_trainer_first(t)) np_progress_bar(metric, steps, each);
   if (done % t->recipe->train.log_every != 0 && done != steps) goto out;
@@ -115,7 +115,7 @@ static np_status tell(np_trainer *t, pace *p, np_metric *metric) {
   }
   p->last = p->start + metric->seconds - p->before;
   p->last_step = done;
-  p->last_wait = np_loader_stats_read(t->loader).wait_seconds;
+  p->last_wait = s->waited;
 out:
   return st;
 }
@@ -132,7 +132,7 @@ static np_status settle(loop *l, int64_t left) {
   while (l->steps.queued - t->state.step > left) {
     np_metric metric;
     NP_TRY(np_steps_read(&l->steps, &metric));
-    NP_TRY(tell(t, &l->pace, &metric));
+    NP_TRY(tell(&l->steps, &l->pace, &metric));
   }
 out:
   return st;

@@ -15,7 +15,7 @@ typedef struct np_metric {
   double grad_norm;       /* of this step, before clipping */
   double images_per_s;    /* since the last line, as the rest below */
   double gflops;          /* model arithmetic a second (np_model_flops of the loss tokens), in 10^9 */
-  double data_wait_share; /* of the time, spent waiting for a batch */
+  double data_wait_share; /* of the time, spent waiting for a batch; the mean over ranks */
   double seconds;         /* spent training, over all starts of the run */
   int64_t bad_images;     /* damaged ones met, over all starts of the run */
   int64_t skipped_steps;  /* not applied, in the whole run */

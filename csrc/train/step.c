@@ -8,7 +8,7 @@
 #include <stdio.h>
 
 /* A rank's vote: float64 on the device, summed over ranks with its step's gradients. Images are those of this start. */
-enum { STOP, FAILED, SEEN, BAD, VOTES };
+enum { STOP, FAILED, SEEN, BAD, WAITED, VOTES };
 _Static_assert((int)VOTES == (int)NP_TRAINER_VOTES, "a vote has its place on the device");
 
 enum { LOSS, OUTCOME, VOTE, READS }; /* the slots of one step's reads */
@@ -28,6 +28,7 @@ static np_status cast_vote(np_steps *s) {
       [FAILED] = s->failed != NP_OK,
       [SEEN] = (double)(loader.seen - t->images_before[0]),
       [BAD] = (double)(loader.bad - t->images_before[1]),
+      [WAITED] = loader.wait_seconds,
   };
   return t->ops->upload(t->ops, t->vote, vote, sizeof vote);
 }
@@ -101,6 +102,7 @@ static np_status heed(np_steps *s, const double vote[VOTES]) {
   if (vote[STOP] > 0) s->stop = true;
   s->seen = t->images_before[0] + (int64_t)vote[SEEN];
   s->bad = t->images_before[1] + (int64_t)vote[BAD];
+  s->waited = vote[WAITED] / np_comm_world(t->comm);
   if (!s->agreed) return NP_OK; /* a rank that failed since hears of it with the step that says so, as all do */
   if (s->failed != NP_OK) return np_error(s->failed, "%s", s->message);
   return np_error(NP_ERR_LIBRARY, "another rank failed: its own line says why");

@@ -23,6 +23,7 @@ typedef struct np_steps {
   np_under_way under_way[NP_STEPS_AHEAD];
   bool stop;          /* a rank was asked to stop before the step that was read last, or before one before it */
   int64_t seen, bad;  /* images of all ranks by the step that is read, as np_loader_stats counts them */
+  double waited;      /* seconds that ranks have waited for data by then, in the mean */
   bool agreed;        /* the error that np_steps_read returned is one that every rank has */
   np_status failed;   /* why this rank has no batch any more; NP_OK: it has */
   char message[1024]; /* of it */

@@ -14,7 +14,7 @@
 
 #include <stdbool.h>
 
-enum { NP_TRAINER_VOTES = 4 };
+enum { NP_TRAINER_VOTES = 5 };
 
 typedef struct np_trainer {
   const np_recipe *recipe;

@@ -125,6 +125,10 @@ static void addresses(void **state) {
   setenv("MASTER_ADDR", "node7", 1), setenv("MASTER_PORT", "31000", 1);
   assert_ok(np_launch_address(&wide, text));
   assert_string_equal(text, "node7:31000");
+  setenv("MASTER_ADDR", "fd00::7", 1);
+  assert_ok(np_launch_address(&wide, text));
+  assert_string_equal(text, "[fd00::7]:31000");
+  setenv("MASTER_ADDR", "node7", 1);
   wide.launcher = "torchrun"; /* whose own store listens there */
   setenv("TORCHELASTIC_RUN_ID", "none", 1), setenv("TORCHELASTIC_USE_AGENT_STORE", "True", 1);
   assert_ok(np_launch_address(&wide, text));
