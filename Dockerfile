@@ -16,20 +16,21 @@
 #
 # Several containers train as one where srun starts them (--mpi=pmix brings CPU ranks together); inside one, mpirun is there:
 #
-#   docker run --rm --user "$(id -u):$(id -g)" -v /data:/data:ro -v "$PWD/runs:/runs" --entrypoint mpirun nextpatch -np 2 \
-#     nextpatch pretrain /usr/local/share/nextpatch/recipes/cifar10.yaml data.train=/data/cifar10/train run.dir=/runs/cifar10
+#   docker run --rm --user "$(id -u):$(id -g)" --init --stop-timeout 300 --ipc host -v /data:/data:ro -v "$PWD/runs:/runs" \
+#     --entrypoint mpirun nextpatch --mca odls_base_sigkill_timeout 300 --bind-to none -np 2 nextpatch pretrain \
+#     /usr/local/share/nextpatch/recipes/cifar10.yaml data.train=/data/cifar10/train run.dir=/runs/cifar10
 
-ARG CUDA=
+ARG CUDA=OFF
 
 FROM debian:12-slim AS build
 ARG CUDA
 WORKDIR /src
 COPY scripts/setup.sh scripts/cuda-toolkit.sh scripts/packages.build scripts/packages.cuda scripts/python.cuda scripts/
-RUN scripts/setup.sh ${CUDA:+--cuda}
+RUN if [ "$CUDA" = ON ]; then scripts/setup.sh --cuda; else scripts/setup.sh; fi
 COPY . .
-RUN cmake --preset release -DBUILD_TESTING=OFF -DNP_CUDA=${CUDA:-OFF} && cmake --build --preset release
+RUN cmake --preset release -DBUILD_TESTING=OFF -DNP_CUDA=$CUDA && cmake --build --preset release
 RUN cmake --install build/release --prefix /usr/local --strip
-RUN mkdir /libraries && if [ -n "$CUDA" ]; then cd build/cuda/toolkit/lib && \
+RUN mkdir /libraries && if [ "$CUDA" = ON ]; then cd build/cuda/toolkit/lib && \
   cp -L libcublasLt.so.* libcudnn*.so.* libnccl.so.* libnvrtc*.so.* /libraries/; fi
 
 FROM debian:12-slim

@@ -38,16 +38,24 @@ YAML
 launch=()
 if ((ranks > 1)); then
   launch=("${MPIRUN:-mpirun}" -np "$ranks" --oversubscribe --bind-to none)
-  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
 fi
 train() { exec "${launch[@]}" "$program" pretrain recipe.yaml data.train=images/train "run.dir=$1" "${extra[@]}" >>"$1.log" 2>&1; }
 weights() { printf '%s/checkpoints/step-%08d/model.safetensors' "$1" "$steps"; }
 newest() { "$program" inspect "$1" 2>"$1.inspect" | sed -n 's/^step: //p'; }
 
-victim() { # of mpirun $1: one of its ranks, or itself
+choose_victim() { # of mpirun $1: one of its ranks, or itself
   local children=()
+  victim=$1
   ((ranks == 1)) || read -ra children </proc/"$1"/task/"$1"/children || true
-  if ((${#children[@]})); then echo "${children[RANDOM % ${#children[@]}]}"; else echo "$1"; fi
+  if ((${#children[@]})); then victim=${children[RANDOM % ${#children[@]}]}; fi
+}
+all_gone() { # of run $1: mpirun ends the others, or they see that it is gone
+  for _ in $(seq 600); do
+    grep -qsz "^run.dir=$1\$" /proc/[0-9]*/cmdline || return 0
+    sleep 0.1
+  done
+  return 1
 }
 
 (train undisturbed) || fail "the undisturbed run failed: $(tail -1 undisturbed.log)"
@@ -70,12 +78,10 @@ while ((spent < kills)); do
     train "$run" &
     child=$!
     sleep "$(printf '%d.%03d' $((delay / 1000)) $((delay % 1000)))"
-    kill -KILL "$(victim "$child" 2>/dev/null)" 2>/dev/null || true
+    { choose_victim "$child"; kill -KILL "$victim"; } 2>/dev/null || true
     done=0 status=0
     { wait "$child" || status=$?; } 2>/dev/null
-    if ((ranks > 1)) && [ -e "$run/lock" ]; then # mpirun ends the others, or they see that it is gone
-      flock --wait 60 "$run/lock" true || fail "round $rounds: a rank goes on without the others"
-    fi
+    ((ranks == 1)) || all_gone "$run" || fail "round $rounds: a rank goes on without the others"
     case $status in
       0) done=1 ;;
       137) spent=$((spent + 1)) ;;

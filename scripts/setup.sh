@@ -3,7 +3,7 @@
 # and needs neither root nor a network.
 #
 #   scripts/setup.sh             what a build and the tests need (packages.build)
-#   scripts/setup.sh --cuda      also a CUDA toolkit, into build/cuda, where none is installed (cuda-toolkit.sh)
+#   scripts/setup.sh --cuda      also a CUDA toolkit, into build/cuda, which CMake then takes before an installed one (cuda-toolkit.sh)
 #   scripts/setup.sh --develop   also clang, for the fuzz preset and the formatter (packages.develop)
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)

@@ -15,8 +15,9 @@ static np_status body(void *context, int turn) {
   return st == NP_OK ? np_comm_join(r->b->comm) : st;
 }
 
-/* Ones from every rank: as many as there are. They are where a mistake in cutting would show: at the ends. */
-static np_status check(const run *r, float *host) {
+/* Ones from every rank: as many as there are. *wrong: the first value that is something else; -1: none. Zeros are left,
+ * which timed sums take over and over without leaving float32. */
+static np_status sum_ones(const run *r, float *host, int64_t *wrong) {
   np_status st = NP_OK;
   const np_allreduce_bench *b = r->b;
   const size_t bytes = (size_t)r->count * sizeof *host;
@@ -25,12 +26,38 @@ static np_status check(const run *r, float *host) {
   NP_TRY(b->ops->upload(b->ops, r->slice, host, bytes));
   NP_TRY(body((void *)r, 0));
   NP_TRY(b->ops->download(b->ops, host, r->slice, bytes));
-  for (int64_t i = 0; i < r->count && st == NP_OK; i++)
-    if (host[i] != world)
-      st = np_error(NP_ERR_NUMERIC, "value %lld of %lld: the sum of ones over %g ranks is %g", (long long)i,
-                    (long long)r->count, (double)world, (double)host[i]);
-  /* Zeros are what timed sums take, over and over, without leaving float32. */
-  if (st == NP_OK) st = b->ops->zero(b->ops, r->slice, bytes);
+  NP_TRY(b->ops->zero(b->ops, r->slice, bytes));
+  *wrong = -1;
+  for (int64_t i = r->count - 1; i >= 0; i--)
+    if (host[i] != world) *wrong = i;
+out:
+  return st;
+}
+
+static np_status measure(const run *r, float *host, double *seconds) {
+  np_status st = NP_OK;
+  const np_allreduce_bench *b = r->b;
+  int64_t wrong;
+  np_comm_wait_begin(b->comm, "the sum of a slice");
+  NP_TRY(sum_ones(r, host, &wrong));
+  if (wrong >= 0)
+    st = np_error(NP_ERR_NUMERIC, "value %lld of %lld: the sum of ones over %d ranks is %g", (long long)wrong,
+                  (long long)r->count, np_comm_world(b->comm), (double)host[wrong]);
+  NP_TRY(np_comm_settle(b->comm, st));
+  np_comm_wait_begin(b->comm, "the sums of a slice");
+  NP_TRY(np_bench_time(b->ops, body, (void *)r, b->warmup, b->runs, seconds));
+out:
+  np_comm_wait_end(b->comm);
+  return st;
+}
+
+/* Of numbers that decide how many sums a rank makes. */
+static np_status compare(const np_allreduce_bench *b) {
+  np_status st;
+  NP_TRY(np_comm_same(b->comm, "least_kb", b->least));
+  NP_TRY(np_comm_same(b->comm, "most_mb", b->most));
+  NP_TRY(np_comm_same(b->comm, "runs", b->runs));
+  NP_TRY(np_comm_same(b->comm, "warmup", b->warmup));
 out:
   return st;
 }
@@ -46,15 +73,16 @@ np_status np_bench_allreduce(const np_allreduce_bench *b, void (*row)(const np_a
     st = np_error(NP_ERR_MEMORY, "not enough memory for a slice of %lld bytes", (long long)b->most);
   if (st == NP_OK) st = b->ops->alloc(b->ops, (size_t)b->most, (void **)&r.slice);
   NP_TRY(np_comm_settle(b->comm, st));
-  for (int64_t bytes = b->least; bytes <= b->most; bytes *= 4) {
+  NP_TRY(compare(b));
+  for (int64_t bytes = b->least, last = 0; last < b->most; last = bytes, bytes *= 4) {
+    if (bytes > b->most) bytes = b->most;
     r.count = bytes / (int64_t)sizeof(float);
-    NP_TRY(np_comm_settle(b->comm, check(&r, host)));
-    NP_TRY(np_bench_time(b->ops, body, &r, b->warmup, b->runs, seconds));
+    NP_TRY(measure(&r, host, seconds));
     np_allreduce_row out = {.bytes = (double)bytes, .time = np_timing_of(seconds, b->runs)};
     out.bus = 2.0 * (world - 1) / world * out.bytes / out.time.median;
     row(&out, context);
-    NP_TRY(np_comm_settle(b->comm, NP_OK));
   }
+  st = np_comm_part(b->comm, NP_OK);
 out:
   b->ops->release(b->ops, r.slice);
   free(seconds);

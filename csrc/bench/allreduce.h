@@ -8,7 +8,7 @@
 typedef struct np_allreduce_bench {
   np_ops *ops;
   np_comm *comm;
-  int64_t least, most; /* bytes of a slice: from one to the other, each four times the one before */
+  int64_t least, most; /* bytes of a slice: from one to the other, each four times the one before, and the last */
   int warmup, runs;
 } np_allreduce_bench;
 

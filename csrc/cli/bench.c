@@ -3,7 +3,6 @@
 #include "cli/options.h"
 #include "dist/launch.h"
 
-#include <stdbool.h>
 #include <string.h>
 
 static const np_cli_usage usage = {
@@ -31,14 +30,14 @@ int np_cli_bench(int argc, char **argv) {
   static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
-    bool ranks; /* several processes may run it together */
-  } benches[] = {{"allreduce", np_cli_bench_allreduce, true},
-                 {"attention", np_cli_bench_attention, false},
-                 {"ops", np_cli_bench_ops, false},
-                 {"step", np_cli_bench_step, false}};
+    const char *command; /* that runs in one process; NULL: several may run it together */
+  } benches[] = {{"allreduce", np_cli_bench_allreduce, NULL},
+                 {"attention", np_cli_bench_attention, "bench attention"},
+                 {"ops", np_cli_bench_ops, "bench ops"},
+                 {"step", np_cli_bench_step, "bench step"}};
   for (size_t i = 0; argc > 1 && i < sizeof benches / sizeof *benches; i++) {
     if (strcmp(argv[1], benches[i].name) != 0) continue;
-    np_status st = benches[i].ranks ? NP_OK : np_launch_single("bench");
+    np_status st = !benches[i].command ? NP_OK : np_launch_single(benches[i].command);
     return st == NP_OK ? benches[i].run(argc - 1, argv + 1) : (int)st;
   }
   return np_cli_run(&usage, argc, argv, unknown);

@@ -7,12 +7,13 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 struct np_comm {
   int rank, world;
   np_transport *transport; /* NULL: one rank */
   np_watch *watch;
-  bool together; /* all ranks know as much as this one: nothing since the last agreement */
+  bool together; /* all ranks are leaving, and know it */
 };
 
 static np_status look(void *context) {
@@ -20,8 +21,8 @@ static np_status look(void *context) {
   return transport->look(transport);
 }
 
-static np_status open_transport(const np_launch *launch, np_ops *ops, np_transport **out) {
-  if (strcmp(ops->name, "cuda") == 0) return np_transport_nccl(launch, ops, out);
+static np_status open_transport(const np_launch *launch, np_ops *ops, int patience, np_transport **out) {
+  if (strcmp(ops->name, "cuda") == 0) return np_transport_nccl(launch, ops, patience, out);
   return np_transport_mpi(launch, out);
 }
 
@@ -35,7 +36,7 @@ np_status np_comm_open(const np_launch *launch, np_ops *ops, int patience, np_co
   if (c->world > 1) {
     NP_TRY(np_watch_start(patience, &c->watch));
     np_comm_wait_begin(c, "the others to start");
-    NP_TRY(open_transport(launch, ops, &c->transport));
+    NP_TRY(open_transport(launch, ops, patience, &c->transport));
     np_comm_wait_end(c);
     if (c->transport->look) np_watch_look(c->watch, look, c->transport);
   }
@@ -48,9 +49,10 @@ out:
 
 void np_comm_close(np_comm *c) {
   if (!c) return;
-  np_comm_wait_end(c);
-  np_watch_stop(c->watch);
+  np_watch_look(c->watch, NULL, NULL);
+  np_comm_wait_begin(c, "the others to leave");
   if (c->transport) c->transport->close(c->transport, c->together);
+  np_watch_stop(c->watch);
   free(c);
 }
 
@@ -65,7 +67,6 @@ void np_comm_wait_end(np_comm *c) { np_watch_end(c->watch); }
 static np_status sum(np_comm *c, int signal, void *slice, int64_t count, np_dtype type) {
   np_status st = NP_OK;
   if (!c->transport) return NP_OK;
-  c->together = false;
   np_comm_wait_begin(c, "the sum of the gradients");
   st = c->transport->sum(c->transport, signal, slice, count, type);
   np_comm_wait_end(c);
@@ -86,7 +87,6 @@ np_status np_comm_join(np_comm *c) { return c->transport ? c->transport->join(c-
 
 static np_status largest(np_comm *c, double *values, int count, const char *what) {
   np_status st = NP_OK;
-  c->together = false;
   np_comm_wait_begin(c, what);
   st = c->transport->largest(c->transport, values, count);
   np_comm_wait_end(c);
@@ -94,16 +94,22 @@ static np_status largest(np_comm *c, double *values, int count, const char *what
 }
 
 np_status np_comm_settle(np_comm *c, np_status mine) {
-  np_status st = NP_OK;
   double failed = mine == NP_OK ? 0 : c->rank + 1;
   char message[1024];
   if (!c->transport) return mine;
   snprintf(message, sizeof message, "%s", np_error_message());
-  NP_TRY(largest(c, &failed, 1, "the others to get as far"));
-  c->together = true;
-  if (mine != NP_OK) st = np_error(mine, "%s", message);
-  else if (failed > 0) st = np_error(NP_ERR_LIBRARY, "rank %.0f failed: its own line says why", failed - 1);
-out:
+  if (mine != NP_OK && mine != NP_ERR_INTERRUPTED) np_log_end("error", message);
+  np_status st = largest(c, &failed, 1, "the others to get as far");
+  if (mine == NP_OK && st != NP_OK) return st;
+  c->together = st == NP_OK && failed > 0;
+  if (mine != NP_OK) return np_error(mine, "%s", message);
+  if (failed > 0) return np_error(NP_ERR_LIBRARY, "rank %.0f failed: its own line says why", failed - 1);
+  return NP_OK;
+}
+
+np_status np_comm_part(np_comm *c, np_status mine) {
+  np_status st = np_comm_settle(c, mine);
+  c->together = c->together || st == NP_OK;
   return st;
 }
 
@@ -111,7 +117,6 @@ out:
 static np_status range(np_comm *c, double value, double *low, double *high) {
   double both[2] = {-value, value};
   np_status st = largest(c, both, 2, "the others to compare");
-  c->together = st == NP_OK; /* every rank draws the same conclusion */
   *low = -both[0];
   *high = both[1];
   return st;
@@ -124,7 +129,8 @@ np_status np_comm_same(np_comm *c, const char *what, int64_t value) {
   for (int i = 0; i < 2; i++) {
     double low, high;
     NP_TRY(range(c, halves[i], &low, &high));
-    if (low != high)
+    c->together = low != high; /* for every rank */
+    if (c->together)
       return np_error(NP_ERR_ARGUMENT,
                       "the ranks differ in %s: a run needs one recipe, and folders that all ranks see alike", what);
   }
@@ -137,7 +143,9 @@ np_status np_comm_near(np_comm *c, const char *what, double value) {
   double low, high;
   if (!c->transport) return NP_OK;
   NP_TRY(range(c, isfinite(value) ? value : HUGE_VAL, &low, &high));
-  if (!(high - low <= 1e-6 * fabs(high)))
+  c->together = !(high - low <= 1e-6 * fabs(high)); /* for every rank */
+  if (c->together && !isfinite(low)) st = np_error(NP_ERR_NUMERIC, "%s are not finite", what);
+  else if (c->together)
     st = np_error(NP_ERR_NUMERIC,
                   "the ranks have drifted apart: %s are %.9g on one and %.9g on another; look at their "
                   "memory and network",

@@ -1,7 +1,7 @@
 /* The ranks of a run and what they do together: sums of device memory, and agreement between hosts.
  *
  * Every rank makes the same calls in the same order. Libraries carry them out (architecture.md, decision 6): NCCL
- * between GPUs, MPI between CPU ranks; one rank alone needs none, and everything here is then free.
+ * between GPUs, MPI between CPU ranks; one rank alone needs none, and nothing here then does anything.
  *
  *   operations   backward, last block ─┬─ … first block ─┬────────────── norm, AdamW
  *                                signal 0          signal K          │ join
@@ -21,8 +21,9 @@ typedef struct np_comm np_comm;
  * everything below, before it ends the process with an error line, as the others must be gone or stuck; 0: for ever.
  * NP_ERR_ARGUMENT or NP_ERR_LIBRARY where this build, or this launcher, cannot bring the ranks together. */
 np_status np_comm_open(const np_launch *launch, np_ops *ops, int patience, np_comm **out);
-/* After np_comm_settle, _same or _near all ranks part as one. Else this rank leaves in the middle of something, without
- * waiting for anybody: its launcher, or the patience of the others, ends them. NULL is fine. */
+/* After np_comm_part, or an error of np_comm_settle, _same or _near, which every rank has, all part as one. Else this
+ * rank leaves in the middle of something, without waiting for anybody: its launcher, or the patience of the others,
+ * ends them. NULL is fine. */
 void np_comm_close(np_comm *comm);
 
 int np_comm_rank(const np_comm *comm);
@@ -41,8 +42,11 @@ np_status np_comm_join(np_comm *comm);
 /* ---- hosts, at once ---- */
 
 /* All ranks get here, with how it went for each. NP_OK when it went well everywhere. A rank that failed gets its status
- * back, with its message; the others an error that says which one to look at. */
+ * back, with its message, which it has told at once, whoever may end it; the others an error that says which one to
+ * look at. */
 np_status np_comm_settle(np_comm *comm, np_status mine);
+/* The same for the last time: they part, however it went. */
+np_status np_comm_part(np_comm *comm, np_status mine);
 /* NP_ERR_ARGUMENT unless all ranks come with the same value; `what` names it in the message: "the images of
  * data.train".
  */

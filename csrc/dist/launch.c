@@ -30,16 +30,40 @@ static np_status number(const char *name, const char *text, int *out) {
   return NP_OK;
 }
 
-/* Below the place among all ranks where one is told, as it is by every launcher of ranks that need it. */
+/* Of a list like "8(x3),4", processes on each machine in turn: those on machine `node`; 0: it does not say. */
+static int tasks_on(const char *list, int node) {
+  for (int first = 0; *list;) {
+    char *end;
+    long tasks = strtol(list, &end, 10), times = 1;
+    if (end == list || tasks < 1 || tasks > INT_MAX) return 0;
+    if (end[0] == '(' && end[1] == 'x') times = strtol(end + 2, &end, 10), end += *end == ')';
+    if (node >= first && node < first + times) return (int)tasks;
+    first += (int)times;
+    list = end + (*end == ',');
+    if (list == end && *end) return 0;
+  }
+  return 0;
+}
+
+/* The place among the processes of this machine, where it is told. */
 static np_status local_place(const struct launcher *l, np_launch *out) {
   np_status st = NP_OK;
   const char *rank = getenv(l->local_rank), *world = l->local_world ? getenv(l->local_world) : NULL;
-  const char *nodes = getenv("SLURM_STEP_NUM_NODES");
+  const char *list = l->local_world ? NULL : getenv("SLURM_STEP_TASKS_PER_NODE"), *node = getenv("SLURM_NODEID");
+  int machine = 0, tasks = 0;
   if (rank) NP_TRY(number(l->local_rank, rank, &out->local_rank));
   if (world) NP_TRY(number(l->local_world, world, &out->local_world));
-  else if (!l->local_world && nodes && atoi(nodes) == 1) out->local_world = out->world;
+  if (list && node) NP_TRY(number("SLURM_NODEID", node, &machine));
+  if (list && node) tasks = tasks_on(list, machine);
+  if (tasks > 0) out->local_world = tasks;
 out:
   return st;
+}
+
+/* srun speaks PMI-2, too, to whoever listens: its ranks are not MPI's for that. */
+static bool is_srun(const struct launcher *l, const char *world) {
+  const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
+  return !strcmp(l->world, "PMI_SIZE") && tasks && !strcmp(tasks, world) && !getenv("MPI_LOCALRANKID");
 }
 
 np_status np_launch_detect(np_launch *out) {
@@ -48,7 +72,7 @@ np_status np_launch_detect(np_launch *out) {
   for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++) {
     const struct launcher *l = &launchers[i];
     const char *rank = getenv(l->rank), *world = getenv(l->world);
-    if (!world) continue;
+    if (!world || is_srun(l, world)) continue;
     if (!rank)
       return np_error(NP_ERR_ARGUMENT, "environment: %s=%s without %s: not a process of a %s run", l->world, world,
                       l->rank, l->name);
@@ -86,6 +110,9 @@ np_status np_launch_device(const np_launch *launch, int device, int count, int *
                     "its own",
                     device, launch->local_world);
   if (device >= 0) return NP_OK;
+  if (count == 1 && launch->local_world > 1 && !getenv("CUDA_VISIBLE_DEVICES"))
+    return np_error(NP_ERR_ARGUMENT, "%d ranks on a machine that shows 1 GPU: start one process a GPU",
+                    launch->local_world);
   *out = count == 1 ? 0 : launch->local_rank; /* a launcher that hands out GPUs shows a rank its own alone */
   if (count > 1 && launch->local_rank >= count)
     return np_error(NP_ERR_ARGUMENT,

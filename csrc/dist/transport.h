@@ -25,7 +25,7 @@ enum { NP_TRANSPORT_VALUES = 8 };
 /* MPI, of ranks that its mpirun (or an srun that speaks its language) started. device memory is the host's. */
 np_status np_transport_mpi(const np_launch *launch, np_transport **out);
 /* NCCL, on the GPU that `ops` has. */
-np_status np_transport_nccl(const np_launch *launch, np_ops *ops, np_transport **out);
+np_status np_transport_nccl(const np_launch *launch, np_ops *ops, int patience, np_transport **out);
 
 /* ---- MPI's part in bringing ranks of another transport together ---- */
 

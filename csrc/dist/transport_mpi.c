@@ -7,7 +7,7 @@
 #include <string.h>
 
 bool np_mpi_serves(const np_launch *launch) {
-  return NP_BUILD_MPI && (launch->mpi || getenv("PMIX_RANK") != NULL); /* an srun that speaks PMIx sets that */
+  return NP_BUILD_MPI && (launch->mpi || getenv("PMIX_RANK") || getenv("PMI_RANK")); /* as srun --mpi= sets them */
 }
 
 #if NP_BUILD_MPI

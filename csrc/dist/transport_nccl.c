@@ -136,6 +136,16 @@ static void nccl_close(np_transport *transport, bool together) {
   free(r);
 }
 
+/* Whoever comes before the first rank listens tries again, 0.1 s after the first time and 0.1 s longer after each.
+ * NCCL's own patience is a minute. */
+static void set_patience(int seconds) {
+  char text[16];
+  int tries = 1;
+  while (tries < 10000 && (seconds == 0 || 0.05 * tries * tries < seconds)) tries++;
+  snprintf(text, sizeof text, "%d", tries);
+  setenv("NCCL_SOCKET_RETRY_CNT", text, 0);
+}
+
 /* NCCL's own meeting point. The first rank listens there, the others look for it; all read it from the environment. */
 static np_status meet(ranks *r, const np_launch *launch, ncclUniqueId *id) {
   np_status st = NP_OK;
@@ -155,7 +165,7 @@ out:
   return st;
 }
 
-np_status np_transport_nccl(const np_launch *launch, np_ops *ops, np_transport **out) {
+np_status np_transport_nccl(const np_launch *launch, np_ops *ops, int patience, np_transport **out) {
   np_status st = NP_OK;
   ncclUniqueId id;
   ranks *r = NULL;
@@ -168,6 +178,7 @@ np_status np_transport_nccl(const np_launch *launch, np_ops *ops, np_transport *
   r->ops = ops;
   r->mpi = launch->mpi && np_mpi_serves(launch); /* of srun's ranks MPI may know nothing, and NCCL needs none */
   NP_TRY(ops->alloc(ops, NP_TRANSPORT_VALUES * sizeof *r->values, (void **)&r->values)); /* and makes its GPU current */
+  set_patience(patience);
   NP_TRY(meet(r, launch, &id));
   NCCL_TRY(ncclCommInitRank(&r->comm, launch->world, id, launch->rank));
   *out = &r->table;
@@ -181,8 +192,8 @@ out:
 
 int np_comm_nccl_version(void) { return 0; }
 
-np_status np_transport_nccl(const np_launch *launch, np_ops *ops, np_transport **out) {
-  (void)launch, (void)ops;
+np_status np_transport_nccl(const np_launch *launch, np_ops *ops, int patience, np_transport **out) {
+  (void)launch, (void)ops, (void)patience;
   *out = NULL;
   return np_error(NP_ERR_ARGUMENT, "this build has no NCCL, which brings several GPUs together: install its header "
                                    "(libnccl-dev) beside the CUDA toolkit and configure again, or start one process");

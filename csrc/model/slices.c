@@ -1,11 +1,11 @@
 /* The gradients cut where a backward pass completes them, so that sums over ranks begin while it goes on:
  *
- *   gradients   ├ pred, norm ┤├ head block ┤├ head block ┤ … ├ trunk block ┤ … ├ patchifier ┤   in the order of the
- * table slices      ├──────────── 0 ───────────┤├── 1 ───────┤ …                  ├───── K ──────┤   slice_bytes at
- * least
+ *   gradients  ├ pred, norm ┤├ head block ┤├ head block ┤ … ├ trunk block ┤ … ├ patchifier ┤
+ *   slices     ├──────────── 0 ───────────┤├──── 1 ──── …                 ├─────── K ──────┤
  *
- * A sum of few bytes takes as long as its way through the machines does, and all must be taken one by one; in large
- * ones the last, which nothing hides, is long. PyTorch's data parallel training cuts at 25 MiB for the same reasons. */
+ * A slice has slice_bytes or more, but for the last. A sum of few bytes takes as long as its way through the machines
+ * does, and all must be taken one by one; in large ones the last, which nothing hides, is long. PyTorch's data parallel
+ * training cuts at 25 MiB for the same reasons. */
 #include "model/internal.h"
 
 /* One past the parameter `i`, and the gap behind it. */

@@ -186,8 +186,10 @@ np_status np_recipe_share(const np_recipe *recipe, int ranks, int *step, int *mi
   *step = batch / ranks;
   *micro = recipe->train.micro_batch ? recipe->train.micro_batch : *step;
   if (batch % ranks == 0 && *micro <= *step && *step % *micro == 0) return NP_OK;
+  if (recipe->train.micro_batch == 0)
+    return np_error(NP_ERR_ARGUMENT, "train.batch: %d among %d ranks; expected a multiple of %d", batch, ranks, ranks);
   return np_error(
       NP_ERR_ARGUMENT,
       "train.batch: %d among %d ranks in passes of train.micro_batch %d images; expected a multiple of %lld", batch,
-      ranks, recipe->train.micro_batch, (long long)ranks * (recipe->train.micro_batch ? recipe->train.micro_batch : 1));
+      ranks, recipe->train.micro_batch, (long long)ranks * recipe->train.micro_batch);
 }

@@ -120,7 +120,7 @@ const np_key np_keys[] = {
     ONE(run.dir, ANY, "''", "folder that everything of the run is written to"),
     CHOICE(run.resume, resumes, "auto", "from the newest good checkpoint; auto: where there is one"),
     ONE(run.patience, FROM(0, 1e6), "1800",
-        "seconds that a rank waits for others before it takes them for gone and leaves; 0: for ever"),
+        "seconds that a rank waits for others, who may be writing a checkpoint, until it leaves; 0: for ever"),
 
     ONE(probe.data, ANY, "''", "folder with train/ and val/, each a folder of class folders"),
     ONE(probe.train, ANY, "''", "folder of class folders to train on; wins over data"),

@@ -16,8 +16,8 @@ np_status np_guard_recipe(const np_recipe *recipe, char **out);
  * else. `state` is the present run's. */
 np_status np_guard_check(const np_recipe *recipe, const np_checkpoint_state *state, const np_checkpoint *checkpoint);
 
-/* Hardware, instruction sets, attention kernels, threads and micro-batch change bits only: a warning for what differs
- * from `old`, the checkpoint's. What one of the two does not know is not compared. */
+/* Hardware, instruction sets, attention kernels, threads, ranks and micro-batch change bits only: a warning for what
+ * differs from `old`, the checkpoint's. What one of the two does not know is not compared. */
 void np_guard_warn(const np_checkpoint_state *state, const np_checkpoint_state *old);
 
 #endif

@@ -76,11 +76,13 @@ out:
   return st;
 }
 
-static np_status save(np_trainer *t) {
+static np_status save(np_steps *s) {
   np_status st = NP_OK;
+  np_trainer *t = s->t;
   if (t->saved == t->state.step) goto out;
   NP_TRY(compare_ranks(t));
-  if (np_trainer_first(t)) st = write_checkpoint(t);
+  st = np_steps_failed(s);
+  if (st == NP_OK && np_trainer_first(t)) st = write_checkpoint(t);
   NP_TRY(np_comm_settle(t->comm, st));
   t->saved = t->state.step;
 out:
@@ -132,7 +134,7 @@ static np_status settle(loop *l, int64_t left) {
   while (l->steps.queued - t->state.step > left) {
     np_metric metric;
     NP_TRY(np_steps_read(&l->steps, &metric));
-    NP_TRY(tell(&l->steps, &l->pace, &metric));
+    np_steps_fail(&l->steps, tell(&l->steps, &l->pace, &metric));
   }
 out:
   return st;
@@ -143,41 +145,40 @@ static bool stopped(const loop *l) {
   return l->steps.stop || (np_comm_world(l->steps.t->comm) == 1 && np_interrupt_signal());
 }
 
-static np_status queue_next(loop *l) {
+static np_status queue_next(np_steps *s) {
   const np_batch *batch = NULL;
-  np_status st = np_loader_next(l->steps.t->loader, &batch);
-  if (st == NP_OK && !batch) st = np_error(NP_ERR_FORMAT, "the data ended before step %" PRId64, l->steps.queued + 1);
-  return np_steps_queue(&l->steps, batch, st);
+  if (s->failed == NP_OK) np_steps_fail(s, np_loader_next(s->t->loader, &batch));
+  if (s->failed == NP_OK && !batch)
+    np_steps_fail(s, np_error(NP_ERR_FORMAT, "the data ended before step %" PRId64, s->queued + 1));
+  return np_steps_queue(s, batch);
 }
 
-static np_status steps_until_done(np_trainer *t, bool *agreed) {
+/* *agreed: where it ends is the same for all ranks, as are the collectives they have made by then. */
+static np_status steps_until_done(loop *l, bool *agreed) {
   np_status st = NP_OK;
-  double start = seconds_now();
-  loop l = {.steps = np_steps_begin(t),
-            .pace = {.start = start,
-                     .last = start,
-                     .before = t->state.seconds,
-                     .start_step = t->state.step,
-                     .last_step = t->state.step}};
+  np_trainer *t = l->steps.t;
   /* On the CPU a queued step is done: read later, it would be given the time of the next. */
   const bool ahead = t->choice.backend != NP_BACKEND_CPU;
-  while (l.steps.queued < t->recipe->train.steps && !stopped(&l)) {
-    NP_TRY(queue_next(&l));
-    bool keep = l.steps.queued % t->recipe->checkpoint.every == 0 || l.steps.queued == t->recipe->train.steps;
-    NP_TRY(settle(&l, keep || !ahead ? 0 : NP_STEPS_AHEAD - 1));
-    if (keep) NP_TRY(save(t));
+  while (l->steps.queued < t->recipe->train.steps && !stopped(l)) {
+    NP_TRY(queue_next(&l->steps));
+    bool keep = l->steps.queued % t->recipe->checkpoint.every == 0 || l->steps.queued == t->recipe->train.steps;
+    NP_TRY(settle(l, keep || !ahead ? 0 : NP_STEPS_AHEAD - 1));
+    if (keep) NP_TRY(save(&l->steps));
   }
-  st = settle(&l, 0);
+  NP_TRY(settle(l, 0));
+  l->steps.agreed = true;
+  st = np_steps_failed(&l->steps);
 out:
-  *agreed = st == NP_OK || l.steps.agreed;
+  *agreed = l->steps.agreed;
   np_progress_end();
   return st;
 }
 
-static np_status stop_early(np_trainer *t) {
+static np_status stop_early(np_steps *s) {
   np_status st = NP_OK;
+  np_trainer *t = s->t;
   const int signal = np_interrupt_signal();
-  if (t->state.step > 0) NP_TRY(save(t));
+  if (t->state.step > 0) NP_TRY(save(s));
   st = np_error(NP_ERR_INTERRUPTED, "%s after step %" PRId64 " of %" PRId64 "; the same command goes on from there",
                 signal ? strsignal(signal) : "a signal to another rank", t->state.step, t->recipe->train.steps);
 out:
@@ -185,9 +186,18 @@ out:
 }
 
 np_status np_trainer_run(np_trainer *t) {
+  const double start = seconds_now();
+  loop l = {.steps = np_steps_begin(t),
+            .pace = {.start = start,
+                     .last = start,
+                     .before = t->state.seconds,
+                     .start_step = t->state.step,
+                     .last_step = t->state.step}};
   bool agreed;
-  np_status st = steps_until_done(t, &agreed);
+  np_status st = steps_until_done(&l, &agreed);
   if (!agreed) return st;
-  if (st == NP_OK && t->state.step < t->recipe->train.steps) st = stop_early(t);
-  return np_comm_settle(t->comm, st);
+  NP_TRY(np_comm_settle(t->comm, st));
+  if (t->state.step < t->recipe->train.steps) NP_TRY(stop_early(&l.steps));
+out:
+  return st == NP_OK || st == NP_ERR_INTERRUPTED ? np_comm_part(t->comm, st) : st;
 }

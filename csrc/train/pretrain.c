@@ -105,7 +105,8 @@ out:
 static np_status open_loader(np_trainer *t) {
   const np_recipe_data *d = &t->recipe->data;
   const np_recipe_model *m = &t->recipe->model;
-  t->bad_list = np_path_join(t->recipe->run.dir, "bad_images.txt");
+  t->bad_list = np_trainer_first(t) ? np_path_join(t->recipe->run.dir, "bad_images.txt")
+                                    : np_format("%s/bad_images.%d.txt", t->recipe->run.dir, t->launch.rank);
   const np_loader_options options = {
       .height = m->image_size[0],
       .width = m->image_size[1],
@@ -241,7 +242,7 @@ static np_status train(np_trainer *t, const char *command) {
   if (complete) {
     np_info("'%s' is complete: step %" PRId64 " of %" PRId64, t->recipe->run.dir, checkpoint->state.step,
             t->recipe->train.steps);
-    st = np_comm_settle(t->comm, NP_OK);
+    st = np_comm_part(t->comm, NP_OK);
     goto out;
   }
   NP_TRY(np_comm_settle(t->comm, take(t, checkpoint, command)));

@@ -5,6 +5,7 @@
  *   RUN/lock                                         held while a process trains
  *   RUN/metrics.jsonl, RUN/events.out.tfevents.*     see metrics.h
  *   RUN/bad_images.txt                               damaged images, where there were any: a line each, added at every start
+ *   RUN/bad_images.RANK.txt                          those of the ranks behind the first
  *   RUN/checkpoints/                                 see checkpoint/checkpoint.h
  */
 #ifndef NP_TRAIN_RUN_FOLDER_H

@@ -49,22 +49,38 @@ out:
   return st;
 }
 
-np_status np_steps_queue(np_steps *s, const np_batch *batch, np_status why) {
+void np_steps_fail(np_steps *s, np_status why) {
+  if (s->failed != NP_OK || why == NP_OK) return;
+  s->failed = why;
+  snprintf(s->message, sizeof s->message, "%s", np_error_message());
+}
+
+np_status np_steps_failed(const np_steps *s) {
+  return s->failed == NP_OK ? NP_OK : np_error(s->failed, "%s", s->message);
+}
+
+/* This rank's gradients. A device may first have to finish the step before, with all ranks' sums. */
+static np_status compute(np_steps *s, const np_batch *batch, int64_t targets) {
+  np_trainer *t = s->t;
+  const bool queued = t->choice.backend != NP_BACKEND_CPU;
+  if (queued) np_comm_wait_begin(t->comm, "the sums of a step");
+  np_status st = np_model_step(t->model, batch->count, batch->pixels, batch->prefix, targets);
+  if (queued) np_comm_wait_end(t->comm);
+  return st;
+}
+
+np_status np_steps_queue(np_steps *s, const np_batch *batch) {
   np_status st = NP_OK;
   np_trainer *t = s->t;
   const np_recipe_optim *o = &t->recipe->optim;
   const np_schedule schedule = {o->lr, o->lr_start, o->lr_end, o->warmup, t->recipe->train.steps};
   np_under_way *at = &s->under_way[s->queued % NP_STEPS_AHEAD];
   *at = (np_under_way){.targets = 1, .lr = np_schedule_lr(&schedule, s->queued)};
-  if (!batch && s->failed == NP_OK) {
-    s->failed = why;
-    snprintf(s->message, sizeof s->message, "%s", np_error_message());
+  if (batch) {
+    at->targets = np_model_targets(&t->recipe->model, t->recipe->train.batch, batch->whole);
+    np_steps_fail(s, compute(s, batch, at->targets));
   }
   NP_TRY(cast_vote(s));
-  if (s->failed == NP_OK) {
-    at->targets = np_model_targets(&t->recipe->model, t->recipe->train.batch, batch->whole);
-    NP_TRY(np_model_step(t->model, batch->count, batch->pixels, batch->prefix, at->targets));
-  }
   NP_TRY(add_up(s));
   NP_TRY(np_model_fetch_loss(t->model, slot(s->queued, LOSS)));
   NP_TRY(t->ops->fetch(t->ops, slot(s->queued, VOTE), t->vote, VOTES * sizeof *t->vote));
@@ -104,7 +120,7 @@ static np_status heed(np_steps *s, const double vote[VOTES]) {
   s->bad = t->images_before[1] + (int64_t)vote[BAD];
   s->waited = vote[WAITED] / np_comm_world(t->comm);
   if (!s->agreed) return NP_OK; /* a rank that failed since hears of it with the step that says so, as all do */
-  if (s->failed != NP_OK) return np_error(s->failed, "%s", s->message);
+  if (s->failed != NP_OK) return np_steps_failed(s);
   return np_error(NP_ERR_LIBRARY, "another rank failed: its own line says why");
 }
 
@@ -123,8 +139,9 @@ np_status np_steps_read(np_steps *s, np_metric *metric) {
   t->state.applied += r.outcome.applied;
   t->state.bad_in_row = r.outcome.applied ? 0 : t->state.bad_in_row + 1;
   if (r.outcome.applied) goto out;
-  np_warn("step %" PRId64 " was not applied: loss %g, gradient norm %g", t->state.step, metric->loss,
-          metric->grad_norm);
+  if (np_trainer_first(t))
+    np_warn("step %" PRId64 " was not applied: loss %g, gradient norm %g", t->state.step, metric->loss,
+            metric->grad_norm);
   s->agreed = t->state.bad_in_row >= t->recipe->train.max_bad_steps;
   if (s->agreed)
     st = np_error(NP_ERR_NUMERIC,

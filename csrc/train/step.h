@@ -25,16 +25,20 @@ typedef struct np_steps {
   int64_t seen, bad;  /* images of all ranks by the step that is read, as np_loader_stats counts them */
   double waited;      /* seconds that ranks have waited for data by then, in the mean */
   bool agreed;        /* the error that np_steps_read returned is one that every rank has */
-  np_status failed;   /* why this rank has no batch any more; NP_OK: it has */
+  np_status failed;   /* why this rank computes nothing any more; NP_OK: it does */
   char message[1024]; /* of it */
 } np_steps;
 
 /* From where t->state stands. */
 np_steps np_steps_begin(np_trainer *trainer);
 
-/* Queue the next step over this rank's share of a batch. batch NULL: there is none, for the reason that
- * np_error_message gives, of status `why`; the others hear of it with the step, which nobody may keep. */
-np_status np_steps_queue(np_steps *steps, const np_batch *batch, np_status why);
+/* Something failed on this rank, with the message of np_error_message: the others hear of it with the next step, which
+ * nobody may keep. NP_OK is nothing; of several failures the first counts. */
+void np_steps_fail(np_steps *steps, np_status why);
+np_status np_steps_failed(const np_steps *steps); /* and its message back in place */
+
+/* Queue the next step over this rank's share of a batch; NULL on a rank that has failed. */
+np_status np_steps_queue(np_steps *steps, const np_batch *batch);
 
 /* The oldest step under way: wait for it, count it, fill what the device knows of `metric`. The run stops once
  * max_bad_steps in a row were not applied; a step that was queued by then goes with it. */

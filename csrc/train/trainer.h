@@ -31,7 +31,7 @@ typedef struct np_trainer {
   double *vote;              /* [NP_TRAINER_VOTES], device: what this rank says with a step, then all (step.c) */
   int64_t images_before[2];  /* seen and damaged, by earlier starts of the run */
   float *staging;            /* [2, total] on the host: weights and moments on their way to and from files */
-  char *bad_list;            /* RUN/bad_images.txt */
+  char *bad_list;            /* RUN/bad_images.txt, of other ranks RUN/bad_images.RANK.txt */
   char *essence;             /* the recipe as weight files carry it */
   np_checkpoint_state state; /* what the next checkpoint holds */
   int64_t saved;             /* step of the newest checkpoint; -1: none */

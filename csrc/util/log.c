@@ -54,10 +54,13 @@ void np_log_set_name(const char *name) {
 
 /* One write: several processes may share the terminal. */
 void np_log_end(const char *word, const char *text) {
+  static char told[LINE_BYTES];
   char out[LINE_BYTES];
   pthread_mutex_lock(&lock);
-  int n = snprintf(out, sizeof out, "%s: %s%s\n", word, owner, text);
-  put(out, n < (int)sizeof out ? (size_t)n : sizeof out - 1);
+  int n = snprintf(out, sizeof out, "%s%s: %s%s\n", status[0] ? "\r\x1b[K" : "", word, owner, text);
+  status[0] = 0;
+  if (strcmp(told, text) != 0) put(out, n < (int)sizeof out ? (size_t)n : sizeof out - 1);
+  snprintf(told, sizeof told, "%s", text);
   pthread_mutex_unlock(&lock);
 }
 

@@ -16,7 +16,7 @@ void np_info(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void np_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void np_debug(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* How a process ends: "error: rank 3: TEXT", for whatever level. */
+/* How a process ends: "error: rank 3: TEXT", for whatever level; the same text again is not told twice. */
 void np_log_end(const char *word, const char *text);
 
 /* The last line of a terminal (a progress bar), redrawn after every log line; NULL removes it. The text is copied. A

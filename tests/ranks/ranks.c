@@ -11,6 +11,7 @@
 
 #include <math.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #ifdef NP_RANKS_MPI
@@ -20,6 +21,7 @@
 #define STEPS   12
 #define BACKEND "backend=cuda"
 #endif
+#define PATIENCE "12" /* seconds: more than one process is late behind another on a busy machine */
 #define TEXT_(x) #x
 #define TEXT(x)  TEXT_(x)
 
@@ -129,7 +131,10 @@ static int line_count(const char *run) {
 static void start_and_wait(np_ranks *r, int world, const char *run, const char *const *words) {
   np_ranks_start(r, world, words);
   for (int i = 0; line_count(run) < 3; i++) {
-    if (i == 6000) fail_msg("no step in a minute");
+    if (i == 6000 || np_ranks_ended(r)) {
+      np_run_slurp(r->file, r->err, sizeof r->err);
+      fail_msg("no step in %d seconds: %s", i / 100, r->err);
+    }
     nap(10);
   }
 }
@@ -218,7 +223,7 @@ static void stopped_and_gone_on(void **state) {
 static void killed(void **state) {
   np_ranks r;
   (void)state;
-  start_and_wait(&r, 2, "killed", TRAIN("killed", "run.patience=3"));
+  start_and_wait(&r, 2, "killed", TRAIN("killed", "run.patience=" PATIENCE));
   kill(np_ranks_pid(&r, 1), SIGKILL);
   np_ranks_wait(&r);
   for (int i = 0; i < r.count; i++) assert_int_not_equal(r.exit_code[i], 0);
@@ -230,11 +235,11 @@ static void killed(void **state) {
 static void stuck(void **state) {
   np_ranks r;
   (void)state;
-  start_and_wait(&r, 2, "stuck", TRAIN("stuck", "run.patience=2"));
+  start_and_wait(&r, 2, "stuck", TRAIN("stuck", "run.patience=" PATIENCE));
   kill(np_ranks_pid(&r, 1), SIGSTOP);
   np_ranks_wait_first(&r);
   assert_non_null(strstr(r.err, "error: rank 0: waited"));
-  assert_non_null(strstr(r.err, "run.patience is 2"));
+  assert_non_null(strstr(r.err, "run.patience is " PATIENCE));
 }
 
 /* An image in the share of one rank alone breaks what the recipe allows. */
@@ -252,10 +257,35 @@ static void damaged(void **state) {
   assert_non_null(strstr(r.err, "another rank failed: its own line says why"));
 }
 
+/* Something goes wrong for the first rank alone, before the run and in it: the other hears of it. */
+static void first_fails(void **state) {
+  (void)state;
+  assert_ok(np_folder_make("unready/metrics.jsonl")); /* a folder where a file should be */
+  expect(2, TRAIN("unready", "seed=0"), 1, "rank 0 failed: its own line says why");
+#ifdef NP_RANKS_MPI /* who reads what ranks say, so that the limit is not theirs */
+  const struct rlimit none = {1, 1};
+  np_ranks r;
+  start_and_wait(&r, 2, "full", TRAIN("full", "checkpoint.every=1000"));
+  assert_int_equal(prlimit(np_ranks_pid(&r, 0), RLIMIT_FSIZE, &none, NULL), 0);
+  np_ranks_wait(&r);
+  assert_int_equal(r.exit_code[0], 1);
+  if (!strstr(r.err, "error: rank 0: cannot write") || !strstr(r.err, "error: rank 1: another rank failed"))
+    fail_msg("%s", r.err);
+#endif
+}
+
+/* All decide alike that a step is not applied, and that there were too many. */
+static void not_finite(void **state) {
+  (void)state;
+  expect(2,
+         TRAIN("overflow", "optim.lr=1e6", "optim.lr_start=1e6", "optim.warmup=0", "optim.grad_clip=0",
+               "optim.weight_decay=1e6", "train.max_bad_steps=2", "checkpoint.every=1000"),
+         1, "error: rank 1: 2 steps in a row had a non-finite loss or gradient");
+}
+
 static void refused(void **state) {
   (void)state;
-  expect(3, TRAIN("no", "seed=0"), 2,
-         "train.batch: 8 among 3 ranks in passes of train.micro_batch 0 images; expected a multiple of 3");
+  expect(3, TRAIN("no", "seed=0"), 2, "train.batch: 8 among 3 ranks; expected a multiple of 3");
   expect(2, (const char *const[]){"probe", "whole", NULL}, 2, "'probe' runs in one: start it once");
   expect(2, TRAIN("no", "data.train=nowhere"), 1, "error: rank 0: cannot read the folder");
   expect(2, TRAIN("whole", "optim.lr=1"), 2, "the recipe differs");
@@ -266,9 +296,9 @@ int main(void) {
 #ifdef NP_RANKS_MPI
       cmocka_unit_test(several_slices), cmocka_unit_test(differing),
 #endif
-      cmocka_unit_test(bench),          cmocka_unit_test(as_one),    cmocka_unit_test(stopped_and_gone_on),
-      cmocka_unit_test(killed),         cmocka_unit_test(stuck),     cmocka_unit_test(damaged),
-      cmocka_unit_test(refused),
+      cmocka_unit_test(bench),          cmocka_unit_test(as_one),     cmocka_unit_test(stopped_and_gone_on),
+      cmocka_unit_test(killed),         cmocka_unit_test(stuck),      cmocka_unit_test(damaged),
+      cmocka_unit_test(first_fails),    cmocka_unit_test(not_finite), cmocka_unit_test(refused),
   };
   return cmocka_run_group_tests(tests, make_work, remove_work);
 }

@@ -42,6 +42,7 @@ static inline void np_ranks_environment(int rank, int world) {
   np_ranks_set("LOCAL_RANK", rank);
   np_ranks_set("LOCAL_WORLD_SIZE", world);
   setenv("MASTER_ADDR", "localhost", 1);
+  np_ranks_set("CUDA_VISIBLE_DEVICES", rank); /* as if each were shown its own: the emulated GPU is one */
 }
 
 /* words: the program's arguments, NULL at the end. A world of 1 is started by hand. */
@@ -63,6 +64,7 @@ static inline void np_ranks_start(np_ranks *r, int world, const char *const *wor
 #ifdef NP_RANKS_MPI
   setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
   setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
+  setenv("OMPI_MCA_mpi_yield_when_idle", "1", 1); /* other tests have a use for the cores */
   r->count = 1;
   np_ranks_fork(r, 0, argv, NULL);
 #else
@@ -75,6 +77,14 @@ static inline void np_ranks_reap(np_ranks *r, int i) {
   int status;
   if (waitpid(r->pid[i], &status, 0) != r->pid[i]) perror("waitpid"), abort();
   r->exit_code[i] = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+/* Whether one has ended already: for who waits for something else of it. */
+static inline bool np_ranks_ended(const np_ranks *r) {
+  siginfo_t about = {0};
+  for (int i = 0; i < r->count; i++)
+    if (waitid(P_PID, (id_t)r->pid[i], &about, WEXITED | WNOHANG | WNOWAIT) == 0 && about.si_pid != 0) return true;
+  return false;
 }
 
 static inline void np_ranks_wait(np_ranks *r) {

@@ -3,6 +3,8 @@
 
 #include "dist/launch.h"
 
+#include <stdio.h>
+
 static const char *const names[] = {"RANK",
                                     "WORLD_SIZE",
                                     "LOCAL_RANK",
@@ -15,7 +17,10 @@ static const char *const names[] = {"RANK",
                                     "PMI_SIZE",
                                     "SLURM_PROCID",
                                     "SLURM_STEP_NUM_TASKS",
-                                    "SLURM_STEP_NUM_NODES",
+                                    "SLURM_STEP_TASKS_PER_NODE",
+                                    "SLURM_NODEID",
+                                    "MPI_LOCALRANKID",
+                                    "CUDA_VISIBLE_DEVICES",
                                     "SLURM_LOCALID",
                                     "SLURM_NTASKS",
                                     "MASTER_ADDR",
@@ -91,9 +96,25 @@ static void local_places(void **state) {
   assert_true(launch.local_rank == 3 && launch.local_world == 8 && !launch.mpi);
   forget(state);
   setenv("SLURM_PROCID", "2", 1), setenv("SLURM_STEP_NUM_TASKS", "4", 1), setenv("SLURM_LOCALID", "2", 1);
-  setenv("SLURM_STEP_NUM_NODES", "1", 1);
+  setenv("SLURM_STEP_TASKS_PER_NODE", "4", 1), setenv("SLURM_NODEID", "0", 1);
   assert_ok(np_launch_detect(&launch));
   assert_true(launch.local_rank == 2 && launch.local_world == 4);
+  setenv("SLURM_STEP_TASKS_PER_NODE", "8(x3),2,5(x2)", 1);
+  static const int tasks[] = {8, 8, 8, 2, 5, 5, 1}; /* behind the list: not told */
+  for (int node = 0; node < 7; node++) {
+    char text[8];
+    snprintf(text, sizeof text, "%d", node);
+    setenv("SLURM_NODEID", text, 1);
+    assert_ok(np_launch_detect(&launch));
+    assert_int_equal(launch.local_world, tasks[node]);
+  }
+  setenv("PMI_RANK", "2", 1), setenv("PMI_SIZE", "4", 1); /* srun --mpi=pmi2 */
+  assert_ok(np_launch_detect(&launch));
+  assert_true(!strcmp(launch.launcher, "srun") && !launch.mpi && launch.local_rank == 2);
+  setenv("MPI_LOCALRANKID", "1", 1); /* MPICH's mpirun, inside a step */
+  assert_ok(np_launch_detect(&launch));
+  assert_true(!strcmp(launch.launcher, "mpirun") && launch.mpi && launch.local_rank == 1);
+  unsetenv("PMI_RANK"), unsetenv("PMI_SIZE");
   setenv("SLURM_LOCALID", "two", 1);
   assert_error(np_launch_detect(&launch), NP_ERR_ARGUMENT, "SLURM_LOCALID='two'");
 }
@@ -109,6 +130,8 @@ static void devices(void **state) {
   assert_int_equal(device, 5);
   assert_ok(np_launch_device(&third, -1, 8, &device));
   assert_int_equal(device, 2);
+  assert_error(np_launch_device(&third, -1, 1, &device), NP_ERR_ARGUMENT, "8 ranks on a machine that shows 1 GPU");
+  setenv("CUDA_VISIBLE_DEVICES", "2", 1);
   assert_ok(np_launch_device(&third, -1, 1, &device)); /* the launcher shows it its own alone */
   assert_int_equal(device, 0);
   assert_error(np_launch_device(&third, -1, 2, &device), NP_ERR_ARGUMENT, "shows 2 GPUs: start one process a GPU");

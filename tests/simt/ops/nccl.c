@@ -1,8 +1,8 @@
 /* NCCL between emulated GPUs of one machine, as a libnccl.so.2 of its own: ranks meet in a file of shared memory, named
  * by NCCL_COMM_ID, which the first makes and all delete from the folder once they are there.
  *
- *   rank r   part of its values ──▶ slot r │ all are there │ Σ over slots in the order of ranks │ all have read │ next
- * part
+ *   rank r   a part of its values ──▶ slot r │ Σ of the slots, in the order of ranks │ the next part
+ *                                            all are there                           all have read
  *
  * It checks what NCCL would not forgive: that all ranks call the same, in the same order. */
 #include <nccl.h>
