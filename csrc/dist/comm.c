@@ -56,7 +56,6 @@ void np_comm_close(np_comm *c) {
   free(c);
 }
 
-int np_comm_rank(const np_comm *c) { return c->rank; }
 int np_comm_world(const np_comm *c) { return c->world; }
 
 void np_comm_wait_begin(np_comm *c, const char *what) { np_watch_begin(c->watch, what); }

@@ -26,7 +26,6 @@ np_status np_comm_open(const np_launch *launch, np_ops *ops, int patience, np_co
  * ends them. NULL is fine. */
 void np_comm_close(np_comm *comm);
 
-int np_comm_rank(const np_comm *comm);
 int np_comm_world(const np_comm *comm);
 
 /* ---- device memory, queued ---- */

@@ -22,8 +22,8 @@ np_status np_launch_detect(np_launch *out);
 np_status np_launch_single(const char *command);
 
 /* The GPU of a rank among the `count` that it sees: `device` of the recipe when it is the only rank; else the one of
- * its place on the machine, or the only one that its launcher lets it see. NP_ERR_ARGUMENT when ranks would share one.
- */
+ * its place on the machine, or the only one that its launcher lets it see. NP_ERR_ARGUMENT when ranks would share one,
+ * as far as the launcher lets them see that. */
 np_status np_launch_device(const np_launch *launch, int device, int count, int *out);
 
 /* "HOST:PORT" where ranks find the first one: MASTER_ADDR and MASTER_PORT. torchrun itself listens on that port, so

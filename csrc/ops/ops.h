@@ -62,7 +62,7 @@ typedef struct np_adamw_state {
 } np_adamw_state;
 
 enum {
-  NP_FETCH_SLOTS = 8,  /* copies to the host that may be under way at once */
+  NP_FETCH_SLOTS = 8,   /* copies to the host that may be under way at once */
   NP_FETCH_BYTES = 128, /* the largest of them */
   NP_SIGNALS = 256      /* places in the order of operations that something beside them may wait for */
 };

@@ -182,7 +182,7 @@ static int64_t proposals(np_cudnn_graph *g, cudnnHandle_t handle, cudnnBackendDe
   for (int64_t i = 0; i < most; i++) engine[i] = make(g, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
   if (g->st != NP_OK) return 0;
   cudnnStatus_t code = g->cudnn->cudnnBackendGetAttribute(heuristic, CUDNN_ATTR_ENGINEHEUR_RESULTS,
-                                                            CUDNN_TYPE_BACKEND_DESCRIPTOR, most, &count, engine);
+                                                          CUDNN_TYPE_BACKEND_DESCRIPTOR, most, &count, engine);
   if (code != CUDNN_STATUS_SUCCESS) g->st = failed(g->cudnn, "its heuristic's results", code);
   return g->st == NP_OK ? count < most ? count : most : 0;
 }
@@ -196,7 +196,7 @@ np_status np_cudnn_plan(np_cudnn_graph *g, cudnnHandle_t handle, cudnnBackendDes
   if (g->st == NP_OK && !*plan) g->st = np_error(NP_ERR_LIBRARY, "cuDNN: no engine of this GPU takes the graph");
   if (g->st != NP_OK) return g->st;
   cudnnStatus_t code = g->cudnn->cudnnBackendGetAttribute(*plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
-                                                            CUDNN_TYPE_INT64, 1, &written, workspace);
+                                                          CUDNN_TYPE_INT64, 1, &written, workspace);
   return code == CUDNN_STATUS_SUCCESS ? NP_OK : failed(g->cudnn, "a plan's workspace", code);
 }
 
