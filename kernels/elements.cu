@@ -19,7 +19,7 @@ template <class T> struct to_act {
 };
 
 template <class T> struct axpy {
-  enum { wide = 8 };
+  enum { wide = 4 }; /* a warp writes y in whole lines: 16 bytes a thread */
   template <int n> struct held {
     np_vec<T, n> x;
     np_vec<float, n> y;

@@ -72,10 +72,10 @@ def bench_step(check, recipe, goal):
     return None
 
 
-def passes_that_fit(check):
-    """(pass, recompute) of AIM-0.6B as above: from an earlier stage of this call, else tried anew."""
-    found = [row for row in check.raw.get("bench step", []) if row["recipe"] == "aim_600m.yaml"]
-    return (found[0]["micro"], found[0]["recompute"]) if found else bench_step(check, "aim_600m.yaml", 400)
+def passes_that_fit(check, recipe):
+    """(pass, recompute) as above: from an earlier stage of this call, else tried anew."""
+    found = [row for row in check.raw.get("bench step", []) if row["recipe"] == recipe]
+    return (found[0]["micro"], found[0]["recompute"]) if found else bench_step(check, recipe, dict(STEPS)[recipe])
 
 
 def bench_products(check):
@@ -111,7 +111,7 @@ def stage_bench(check):
 
 def stage_recompute(check):
     """What train.recompute costs and saves: the same step with each setting."""
-    recipe, fits = ("demo.yaml", (4, "none")) if DRY else ("aim_600m.yaml", passes_that_fit(check))
+    recipe, fits = ("demo.yaml", (4, "none")) if DRY else ("aim_600m.yaml", passes_that_fit(check, "aim_600m.yaml"))
     if not fits:
         return
     base = None
@@ -129,7 +129,7 @@ def stage_pretrain(check):
     """A run as a user starts it: images read, decoded and augmented while the GPU computes, metrics of every step."""
     data, run = os.path.join(check.scratch, "synth-pretrain"), os.path.join(check.scratch, "pretrain")
     recipe, steps = ("demo.yaml", 3) if DRY else ("aim_600m.yaml", 20)
-    fits = (4, "none") if DRY else passes_that_fit(check)
+    fits = (4, "none") if DRY else passes_that_fit(check, recipe)
     check.program("synth", data, f"train={32 if DRY else 512}", "val=10", f"size={32 if DRY else 256}", limit=60)
     if not fits:
         return
@@ -187,37 +187,38 @@ def peer_attention(check):
                       against(theirs / ours, goal), f"{theirs / ours:.3g}x", f"{goal}x (H200)", 0)
 
 
-def peer_step(check, variants, ours):
+def peer_step(check, recipe, variants, ours):
     """nextpatch and the peer's variants, one after the other; a row each, those that ran with their ratio."""
     out = os.path.join(check.scratch, "peer-step.json")
-    words = ["aim_600m.yaml", "train.batch=256", *ours, "--precision", "bf16", "--steps", "6", "--timeout", "200"]
+    words = [recipe, "train.batch=256", *ours, "--precision", "bf16", "--steps", "6", "--timeout", "200"]
     if DRY:
-        words = ["demo.yaml", "train.batch=2", "--precision", "fp32", "--steps", "1", "--warmup", "1"]
+        words = [recipe, "train.batch=2", "--precision", "fp32", "--steps", "1", "--warmup", "1"]
     words[0] = check.path("recipes", words[0])
     status, _, said, seconds = check.run(
         [python(), check.path("bench", "run_step.py"), "--device", BACKEND, "--program", check.wrapper,
          "--out", out, "--rounds", "1", "--program-args", "profile=0", *words, *budget(check, 540),
          "--variants", *variants], 560)
-    if not check.verdict("step beside PyTorch", status, said, seconds):
+    if not check.verdict(f"step {recipe} beside PyTorch", status, said, seconds):
         return []
     with open(out, encoding="utf-8") as file:
-        check.raw["peers step"] = json.load(file)
-    rows = check.raw["peers step"]["rows"][1:]
-    for row in rows:
+        record = json.load(file)
+    check.raw.setdefault("peers step", []).append(record)
+    for row in record["rows"][1:]:
         if row["failure"]:  # what does not fit or is not in this PyTorch is the peer's matter
-            check.row(f"step of PyTorch {row['program']}", "skipped", detail=row["failure"])
-    return [row for row in rows if row.get("ratio")]
+            check.row(f"step {recipe} of PyTorch {row['program']}", "skipped", detail=row["failure"])
+    return [row for row in record["rows"][1:] if row.get("ratio")]
 
 
-def peer_variants(check):
+def peer_variants(check, recipe):
     """With FlexAttention, compiled. A batch of 256 fits into an H200 with checkpointing, as the released code ships, or
-    else in passes of 128; into less in passes of 64. The last was taught to put loss tokens alone through the head, as
-    nextpatch does."""
+    else in passes of 128 (AIM-3B: 64); into less in passes of 64. AIM-0.6B's last was taught to put loss tokens alone
+    through the head, as nextpatch does."""
     if DRY:
         return ["torch"]
     sizes = [float(text) for text in re.findall(r"([0-9.]+) GiB", json.dumps(check.raw["doctor"].get("GPU", {})))]
-    passes = "torch-flex-micro128" if max(sizes, default=0) > 120 else "torch-flex-micro64"
-    return ["torch-flex-checkpointing", passes, passes + "-losstokens"]
+    large = max(sizes, default=0) > 120 and recipe != "aim_3b.yaml"
+    passes = "torch-flex-micro128" if large else "torch-flex-micro64"
+    return ["torch-flex-checkpointing", passes, *([passes + "-losstokens"] if recipe == "aim_600m.yaml" else [])]
 
 
 def has_torch(check, what):
@@ -238,14 +239,28 @@ def stage_peers_attention(check):
         peer_attention(check)
 
 
-def stage_peers_step(check):
-    if not has_torch(check, "step beside PyTorch"):
-        return
-    fits = None if DRY else passes_that_fit(check)
+def peers_step(check, recipe, goals):
+    fits = None if DRY else passes_that_fit(check, recipe)
     ours = [f"train.micro_batch={fits[0]}", f"train.recompute={fits[1]}"] if fits else []
-    rows = peer_step(check, peer_variants(check), ours)
+    rows = peer_step(check, recipe, peer_variants(check, recipe), ours)
     fastest = min(rows, key=lambda row: row["median_s"], default=None)
     for row in rows:
-        goal = 1.5 if row["program"].endswith("-checkpointing") else 1.2 if row is fastest else None
-        check.row(f"step of PyTorch {row['program']}", against(row["ratio"], goal),
+        goal = None
+        if goals:
+            goal = 1.5 if row["program"].endswith("-checkpointing") else 1.2 if row is fastest else None
+        check.row(f"step {recipe} of PyTorch {row['program']}", against(row["ratio"], goal),
                   f"{row['ratio']:.3g}x nextpatch's time", f"{goal}x (H200)" if goal and not DRY else "")
+
+
+def stage_peers_step(check):
+    if has_torch(check, "step beside PyTorch"):
+        peers_step(check, "demo.yaml" if DRY else "aim_600m.yaml", True)
+
+
+def stage_peers_step_large(check):
+    """The larger models, for which no goal is set."""
+    if DRY:
+        check.row("steps of AIM-1B and AIM-3B beside PyTorch", "skipped", detail="dry run")
+    elif has_torch(check, "step beside PyTorch"):
+        for recipe in ("aim_1b.yaml", "aim_3b.yaml"):
+            peers_step(check, recipe, False)

@@ -48,8 +48,8 @@ class Check:
         with open(os.path.join(root, "manifest.json"), encoding="utf-8") as file:
             self.manifest = json.load(file)
         self.environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
-        self.libraries = ":".join([os.environ.get("LIBS", os.path.join(root, "lib")), *cuda_libraries(),
-                                   os.environ.get("LD_LIBRARY_PATH", "")])
+        self.libraries = ":".join([*filter(None, [os.environ.get("LD_LIBRARY_PATH")]),
+                                   os.environ.get("LIBS", os.path.join(root, "lib")), *cuda_libraries()])
         self.wrapper = os.path.join(root, "nextpatch")  # for programs that must not see our libraries themselves
         with open(self.wrapper, "w", encoding="utf-8") as file:
             program = shlex.quote(self.path("bin", "nextpatch"))
@@ -113,7 +113,8 @@ class Check:
         return self.run([self.path("bin", "nextpatch"), *words], limit, environment)
 
     def ranks(self, count, *words, limit=120):
-        """`nextpatch WORDS` once a GPU, as torchrun starts it; the exit status of one that failed, if one did."""
+        """`nextpatch WORDS` `count` times, as torchrun starts it; the exit status of one that failed, if one did. More than
+        there are GPUs share the first, which NCCL allows from 2.30 on."""
         script = """
             for rank in $(seq 0 $((WORLD_SIZE - 1))); do
               RANK=$rank LOCAL_RANK=$rank "$@" & pids="$pids $!"
@@ -122,6 +123,8 @@ class Check:
             for pid in $pids; do wait $pid || status=$?; done
             exit $status"""
         environment = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+        if count > self.gpus:
+            environment |= {"CUDA_VISIBLE_DEVICES": "0", "NCCL_MULTI_RANK_GPU_ENABLE": "1"}
         return self.run(["sh", "-c", script, "ranks", self.path("bin", "nextpatch"), *words], limit, environment)
 
     def verdict(self, what, status, said, seconds, number="", goal=""):

@@ -12,7 +12,8 @@ import sys
 import time
 import traceback
 
-from gpu_check_bench import stage_bench, stage_peers_attention, stage_peers_step, stage_pretrain, stage_recompute
+from gpu_check_bench import (stage_bench, stage_peers_attention, stage_peers_step, stage_peers_step_large, stage_pretrain,
+                             stage_recompute)
 from gpu_check_run import BACKEND, DRY, DRY_TESTS, Check, find_device
 
 NO_TESTS = "no test labelled gpu in the pack, or none that --only takes"
@@ -136,11 +137,14 @@ def stage_repeat(check):
 
 
 def stage_ranks(check):
-    """Several GPUs, where there are: sums through NCCL, the loss of one GPU, the same bits twice."""
+    """Several GPUs, where there are, or RANKS processes that share one: sums through NCCL, the loss of one GPU, the same
+    bits twice."""
     ranks = int(os.environ.get("RANKS", check.gpus))
     if DRY or ranks < 2:
-        check.row("ranks", "skipped", detail="dry run" if DRY else "one GPU: NCCL sums over two or more")
+        check.row("ranks", "skipped", detail="dry run" if DRY else "one GPU, which RANKS=2 would share (NCCL 2.30)")
         return
+    if ranks > check.gpus:
+        check.row("ranks", "measured", f"{ranks} share a GPU", detail="whether they are right; times mean nothing")
     status, out, said, seconds = check.ranks(ranks, "bench", "allreduce", "--json", f"backend={BACKEND}")
     if check.verdict(f"bench allreduce, {ranks} ranks", status, said, seconds):
         lines = check.raw["bench allreduce"] = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
@@ -170,6 +174,8 @@ NOT_RACECHECKED = {"test_gpu_ops_matmul": "cuBLASLt's kernels, not ours", "test_
                    "test_gpu_model": WHOLE_PASSES, "test_gpu_model_recompute": WHOLE_PASSES,
                    "test_gpu_attentive_head": WHOLE_PASSES, "test_gpu_optimiser": WHOLE_PASSES,
                    "test_gpu_attention": "as many heads as fill a GPU, and cuDNN's kernels: minutes"}
+PROGRAMS = "programs of its own, of whole runs"
+NOT_CHECKED = {"memcheck": {"test_gpu_ranks": PROGRAMS}, "racecheck": NOT_RACECHECKED | {"test_gpu_ranks": PROGRAMS}}
 
 
 def stage_sanitizer(check):
@@ -183,8 +189,8 @@ def stage_sanitizer(check):
         return
     for tool in ("memcheck", "racecheck"):
         for test in tests:
-            if tool == "racecheck" and test["program"] in NOT_RACECHECKED:
-                check.row(f"{tool} {test['name']}", "skipped", detail=NOT_RACECHECKED[test["program"]])
+            if test["program"] in NOT_CHECKED[tool]:
+                check.row(f"{tool} {test['name']}", "skipped", detail=NOT_CHECKED[tool][test["program"]])
                 continue
             environment = dict(word.split("=", 1) for word in test["environment"])
             status, out, said, seconds = check.run(
@@ -251,9 +257,10 @@ def stage_use(check):
     check.verdict("complete", status, said, seconds)
 
 
-STAGES = {"tests": stage_tests, "golden": stage_golden, "train": stage_train, "repeat": stage_repeat, "ranks": stage_ranks, "use": stage_use,
-          "sanitizer": stage_sanitizer, "bench": stage_bench, "recompute": stage_recompute, "pretrain": stage_pretrain,
-          "peers_attention": stage_peers_attention, "peers_step": stage_peers_step}
+STAGES = {"tests": stage_tests, "golden": stage_golden, "train": stage_train, "repeat": stage_repeat,
+          "ranks": stage_ranks, "use": stage_use, "sanitizer": stage_sanitizer, "bench": stage_bench, "recompute": stage_recompute, "pretrain": stage_pretrain,
+          "peers_attention": stage_peers_attention, "peers_step": stage_peers_step,
+          "peers_step_large": stage_peers_step_large}
 
 # ---- the table -------------------------------------------------------------------------------------------------------
 

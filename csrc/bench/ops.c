@@ -34,7 +34,7 @@ typedef struct run {
 static const double RUN_BYTES = 1e9;
 enum { MOST_CALLS = 64 };
 
-enum { READ = 1, WRITE = 1, BOTH = 2 }; /* how often an array's bytes cross the memory bus */
+enum { READ = 1, WRITE = 1, BOTH = 2, TWICE = 2 }; /* how often an array's bytes cross the memory bus */
 
 typedef struct part {
   run *run;
@@ -231,6 +231,44 @@ static np_status adamw(void *context, int turn) {
   return counting(&p, count, 0) ? NP_OK : ops->adamw(ops, &how, p.run->state, count, g, w, m, v, low);
 }
 
+/* ---- of the probe: float32, and twice through what it reads: statistics, or a softmax over tokens, stand between ----
+ */
+
+static np_status batch_norm(void *context, int turn) {
+  part p = {context, 0, turn};
+  np_ops *ops = p.run->ops;
+  int width = p.run->bench->model->width;
+  int64_t rows = p.run->tokens;
+  const float *x = take_f32(&p, rows * width, TWICE);
+  float *y = take_f32(&p, rows * width, WRITE), *running = p.run->vectors;
+  if (counting(&p, rows, width)) return NP_OK;
+  return ops->batch_norm(ops, rows, width, 1e-5f, 0.1f, true, x, running, running + width, y);
+}
+
+static np_status pool_forward(void *context, int turn) {
+  part p = {context, 0, turn};
+  np_ops *ops = p.run->ops;
+  const np_recipe_model *m = p.run->bench->model;
+  int images = p.run->bench->images, tokens = np_recipe_tokens(m), heads = m->heads, width = m->width;
+  const float *x = take_f32(&p, p.run->tokens * width, TWICE), *u = take_f32(&p, (int64_t)heads * width, READ);
+  float *weight = take_f32(&p, p.run->tokens * heads, WRITE);
+  float *pooled = take_f32(&p, (int64_t)images * heads * width, WRITE);
+  if (counting(&p, p.run->tokens, width)) return NP_OK;
+  return ops->pool_forward(ops, images, tokens, heads, width, x, u, weight, pooled);
+}
+
+static np_status pool_backward(void *context, int turn) {
+  part p = {context, 0, turn};
+  np_ops *ops = p.run->ops;
+  const np_recipe_model *m = p.run->bench->model;
+  int images = p.run->bench->images, tokens = np_recipe_tokens(m), heads = m->heads, width = m->width;
+  const float *x = take_f32(&p, p.run->tokens * width, TWICE), *weight = take_f32(&p, p.run->tokens * heads, READ);
+  const float *dpooled = take_f32(&p, (int64_t)images * heads * width, READ);
+  float *du = take_f32(&p, (int64_t)heads * width, WRITE);
+  if (counting(&p, p.run->tokens, width)) return NP_OK;
+  return ops->pool_backward(ops, images, tokens, heads, width, x, weight, dpooled, du, false);
+}
+
 static const struct {
   const char *name;
   np_bench_body body;
@@ -249,6 +287,9 @@ static const struct {
     {"axpy", axpy},
     {"sum_squares", sum_squares},
     {"adamw", adamw},
+    {"batch_norm", batch_norm},
+    {"pool_forward", pool_forward},
+    {"pool_backward", pool_backward},
 };
 
 /* ---- measuring ---- */

@@ -1,6 +1,7 @@
 /* Runs of several processes: the same training as one process does, stopped and gone on with, and what happens when one
- * of them fails. The same source twice: CPU ranks that mpirun starts (NP_RANKS_MPI), and GPU ranks, on the emulated GPU
- * and an emulated NCCL, that are started as torchrun does. */
+ * of them fails. The same source three times: CPU ranks that mpirun starts (NP_RANKS_MPI), and GPU ranks that are
+ * started as torchrun does, on the emulated GPU and an emulated NCCL, and on GPUs (NP_RANKS_GPU), which they share
+ * where there are few. */
 #include "ranks/start.h"
 #include "system/run.h"
 #include "unit/temp.h"
@@ -15,11 +16,14 @@
 #include <time.h>
 
 #ifdef NP_RANKS_MPI
-#define STEPS   300
 #define BACKEND "backend=cpu"
 #else
-#define STEPS   12
 #define BACKEND "backend=cuda"
+#endif
+#if defined(NP_RANKS_MPI) || defined(NP_RANKS_GPU)
+#define STEPS 300
+#else
+#define STEPS 12 /* they are slow */
 #endif
 #define PATIENCE "12" /* seconds: more than one process is late behind another on a busy machine */
 #define TEXT_(x) #x
@@ -292,6 +296,13 @@ static void refused(void **state) {
 }
 
 int main(void) {
+#ifdef NP_RANKS_GPU
+  const char *lack = np_ranks_lack(4);
+  if (lack) {
+    printf("skipped: %s\n", lack);
+    return 77;
+  }
+#endif
   const struct CMUnitTest tests[] = {
 #ifdef NP_RANKS_MPI
       cmocka_unit_test(several_slices), cmocka_unit_test(differing),

@@ -8,6 +8,11 @@
 #include <signal.h>
 #include <stdbool.h>
 
+#ifdef NP_RANKS_GPU
+#include "dist/comm.h"
+#include "ops/cuda.h"
+#endif
+
 enum { NP_RANKS_MOST = 8 };
 
 typedef struct np_ranks {
@@ -35,6 +40,41 @@ static inline void np_ranks_set(const char *name, int value) {
   setenv(name, text, 1);
 }
 
+#ifdef NP_RANKS_GPU
+/* The program beside this one, in a pack, or two folders further up, in a build. */
+static char np_ranks_program[4096];
+#define NP_PROGRAM np_ranks_program
+static int np_ranks_gpus;
+
+/* Why this machine cannot run `most` ranks: GPUs are too few, and NCCL does not let them be shared; or NULL. */
+static inline const char *np_ranks_lack(int most) {
+  static const char *const places[] = {"nextpatch", "../../nextpatch"};
+  char here[3000];
+  ssize_t length = readlink("/proc/self/exe", here, sizeof here - 1);
+  here[length > 0 ? length : 0] = 0;
+  *(strrchr(here, '/') ? strrchr(here, '/') : here) = 0;
+  for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+    snprintf(np_ranks_program, sizeof np_ranks_program, "%s/%s", here, places[i]);
+    if (access(np_ranks_program, X_OK) == 0) break;
+  }
+  np_ranks_gpus = np_cuda_device_count();
+  if (np_ranks_gpus == 0) return "no GPU";
+  if (np_comm_nccl_version() == 0) return "no NCCL";
+  return np_ranks_gpus < most && np_comm_nccl_version() < 23000 ? "few GPUs, which NCCL shares from 2.30 on" : NULL;
+}
+
+static inline void np_ranks_show_gpu(int rank, int world) {
+  if (world <= np_ranks_gpus) return;
+  setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1", 1);
+  if (!getenv("CUDA_VISIBLE_DEVICES")) np_ranks_set("CUDA_VISIBLE_DEVICES", rank % np_ranks_gpus);
+}
+#else
+static inline void np_ranks_show_gpu(int rank, int world) {
+  (void)world;
+  np_ranks_set("CUDA_VISIBLE_DEVICES", rank); /* as if each were shown its own: the emulated GPU is one */
+}
+#endif
+
 /* As torchrun does, on one machine. */
 static inline void np_ranks_environment(int rank, int world) {
   np_ranks_set("RANK", rank);
@@ -42,7 +82,7 @@ static inline void np_ranks_environment(int rank, int world) {
   np_ranks_set("LOCAL_RANK", rank);
   np_ranks_set("LOCAL_WORLD_SIZE", world);
   setenv("MASTER_ADDR", "localhost", 1);
-  np_ranks_set("CUDA_VISIBLE_DEVICES", rank); /* as if each were shown its own: the emulated GPU is one */
+  np_ranks_show_gpu(rank, world);
 }
 
 /* words: the program's arguments, NULL at the end. A world of 1 is started by hand. */

@@ -86,7 +86,7 @@ static void attention(void **state) {
 
 typedef struct traffic {
   int rows;
-  double copy, gelu_backward, gather, adamw, table, axpy;
+  double copy, gelu_backward, gather, adamw, table, axpy, batch_norm, pool;
 } traffic;
 
 static void count(const np_ops_row *row, void *context) {
@@ -99,6 +99,8 @@ static void count(const np_ops_row *row, void *context) {
   if (!strcmp(row->name, "add_table")) t->table = row->bytes;
   if (!strcmp(row->name, "axpy")) t->axpy = row->bytes;
   if (!strcmp(row->name, "adamw")) t->adamw = row->bytes;
+  if (!strcmp(row->name, "batch_norm")) t->batch_norm = row->bytes;
+  if (!strcmp(row->name, "pool_forward")) t->pool = row->bytes;
 }
 
 /* Bytes are those of the arrays the operators are given, whichever way they are padded. */
@@ -119,13 +121,15 @@ static void ops(void **state) {
   ok(np_ops_cpu(NP_F32, 1, &bench.ops));
   ok(np_ops_cpu(NP_F32, 1, &bench.copy));
   ok(np_bench_ops(&bench, count, &t));
-  assert_int_equal(t.rows, 15);
+  assert_int_equal(t.rows, 18);
   assert_true(t.copy == 2.0 * B * N * D * 4);
   assert_true(t.gelu_backward == 3.0 * B * N * 4 * D * 4);
   assert_true(t.gather == 2.0 * B * (N - N / 2) * D * 4);  /* the rows gathered, read and written */
   assert_true(t.table == 2.0 * B * N * D * 4 + N * D * 4); /* the table read; rows read and written */
   assert_true(t.axpy == 3.0 * PARAMETERS * 4);             /* x read; y read and written */
   assert_true(t.adamw == 7.0 * PARAMETERS * 4);            /* g read; w, m, v read and written; no low-precision copy */
+  assert_true(t.batch_norm == 3.0 * B * N * D * 4);        /* x read for its statistics and again, y written */
+  assert_true(t.pool == (2.0 * B * N * D + D + B * N + B * D) * 4); /* x read twice, a query; weights, results */
   bench.copy->destroy(bench.copy);
   bench.ops->destroy(bench.ops);
 }
