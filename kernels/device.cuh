@@ -47,6 +47,16 @@ template <class U, class T> NP_DEVICE np_shared<U> np_shared_as(np_shared<T> p) 
 /* Its address as instructions take it. */
 NP_DEVICE uint32_t np_shared_address(const void *p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
+/* ---- memory ---- */
+/* 16 bytes of what no thread writes, past the first cache. */
+NP_DEVICE uint4 np_load_once(const uint4 *p) {
+  uint4 out;
+  asm("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+      : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
+      : "l"(p));
+  return out;
+}
+
 /* ---- threads ---- */
 NP_DEVICE void np_block_sync() { __syncthreads(); }
 NP_DEVICE void np_warp_sync() { __syncwarp(); }

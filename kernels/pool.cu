@@ -10,48 +10,72 @@
 #include "kernels/parts.cuh"
 #include "kernels/vector.cuh"
 
-enum { THREADS = 256, WARPS = THREADS / NP_WARP, TOKENS = 4, HEADS = 4, GATHERED = 8 };
+enum { THREADS = 256, WARPS = THREADS / NP_WARP, BLOCKS = 2 };
+
+/* Heads that one read of x serves, in registers: of as many as a model has, most often. */
+static int heads_at_once(int heads) { return heads % 12 == 0 ? 12 : heads % 16 == 0 ? 16 : heads % 8 == 0 ? 8 : 4; }
+
+NP_HOST_DEVICE constexpr int tokens_at_once(int heads_at_once) { return heads_at_once > 8 ? 3 : 4; }
 
 /* ---- kernels ---- */
 
-/* A warp takes TOKENS tokens of an image and HEADS heads at a time, so that a value from memory enters four products. u
- * of image b begins at u + b·u_image. n divides width. */
-template <int n>
-NP_KERNEL(THREADS)
+NP_DEVICE int least(int a, int b) { return a < b ? a : b; }
+
+/* Head i of those at hand, the first of `left`: there are as many, but where H is 4. */
+template <int H> NP_DEVICE int nth_head(int i, int left) { return H > 4 ? i : least(i, left - 1); }
+
+/* A warp takes T tokens of an image and H heads at a time, so that a value from memory enters H products and a query's
+ * T; while it computes, the next columns of its tokens are under way. A block takes neighbouring tokens,
+ * whose queries stay in its cache. u of image b begins at u + b·u_image. n divides width. Tokens and heads beyond the
+ * last are the last again, and go nowhere. */
+template <int n, int H>
+NP_KERNEL_BLOCKS(THREADS, BLOCKS)
 scores(int batch, int tokens, int heads, int width, int64_t u_image, const float *x, const float *u, float *out) {
-  const int groups = (tokens + TOKENS - 1) / TOKENS;
-  const int64_t all = static_cast<int64_t>(batch) * groups, stride = static_cast<int64_t>(gridDim.x) * WARPS;
-  for (int64_t at = static_cast<int64_t>(blockIdx.x) * WARPS + np_warp(); at < all; at += stride) {
+  enum { T = tokens_at_once(H), ALL = T * H, KEPT = (ALL + NP_WARP - 1) / NP_WARP };
+  const int groups = (tokens + T - 1) / T, blocks = static_cast<int>(gridDim.x);
+  const int64_t all = static_cast<int64_t>(batch) * groups,
+                end = np_part_begin(all, blocks, static_cast<int>(blockIdx.x) + 1);
+  for (int64_t at = np_part_begin(all, blocks, static_cast<int>(blockIdx.x)) + np_warp(); at < end; at += WARPS) {
     const int64_t b = at / groups;
-    const int token = static_cast<int>(at % groups) * TOKENS;
-    for (int head = 0; head < heads; head += HEADS) {
-      float sum[TOKENS][HEADS] = {};
+    const int token = static_cast<int>(at % groups) * T;
+    const float *row = x + (b * tokens + token) * width;
+    for (int head = 0; head < heads; head += H) {
+      const float *query = u + b * u_image + static_cast<int64_t>(head) * width;
+      float sum[T][H] = {};
+      np_vec<float, n> held[T], next[T];
+#pragma unroll
+      for (int t = 0; t < T; t++)
+        if (np_lane() * n < width)
+          next[t] = np_vec_load_once<n>(row + least(t, tokens - 1 - token) * width + np_lane() * n);
       for (int column = np_lane() * n; column < width; column += NP_WARP * n) {
-        float row[TOKENS][n] = {}, query[HEADS][n] = {};
+        const int further = column + NP_WARP * n;
 #pragma unroll
-        for (int t = 0; t < TOKENS; t++)
-          if (token + t < tokens) np_load_all(x + (b * tokens + token + t) * width + column, row[t]);
-#pragma unroll
-        for (int i = 0; i < HEADS; i++)
-          if (head + i < heads)
-            np_load_all(u + b * u_image + static_cast<int64_t>(head + i) * width + column, query[i]);
-#pragma unroll
-        for (int t = 0; t < TOKENS; t++)
-#pragma unroll
-          for (int i = 0; i < HEADS; i++)
-#pragma unroll
-            for (int j = 0; j < n; j++) sum[t][i] = fmaf(row[t][j], query[i][j], sum[t][i]);
-      }
-      float mine = 0.0f; /* lane t·HEADS + i keeps token t, head i */
-#pragma unroll
-      for (int t = 0; t < TOKENS; t++)
-#pragma unroll
-        for (int i = 0; i < HEADS; i++) {
-          const float total = np_warp_sum(sum[t][i]);
-          if (np_lane() == t * HEADS + i) mine = total;
+        for (int t = 0; t < T; t++) {
+          held[t] = next[t];
+          if (further < width) next[t] = np_vec_load_once<n>(row + least(t, tokens - 1 - token) * width + further);
         }
-      const int t = np_lane() / HEADS, i = np_lane() % HEADS;
-      if (t < TOKENS && token + t < tokens && head + i < heads) out[(b * heads + head + i) * tokens + token + t] = mine;
+#pragma unroll
+        for (int i = 0; i < H; i++) {
+          float q[n];
+          np_load_all(query + nth_head<H>(i, heads - head) * width + column, q);
+#pragma unroll
+          for (int t = 0; t < T; t++)
+#pragma unroll
+            for (int j = 0; j < n; j++) sum[t][i] = fmaf(held[t].value[j], q[j], sum[t][i]);
+        }
+      }
+      float mine[KEPT] = {}; /* lane k keeps sum k, and k + 32, of token k / H and head k mod H */
+#pragma unroll
+      for (int k = 0; k < ALL; k++) {
+        const float total = np_warp_sum(sum[k / H][k % H]);
+        if (np_lane() == k % NP_WARP) mine[k / NP_WARP] = total;
+      }
+#pragma unroll
+      for (int kept = 0; kept < KEPT; kept++) {
+        const int k = kept * NP_WARP + np_lane(), t = k / H, i = k % H;
+        if (k < ALL && token + t < tokens && head + i < heads)
+          out[(b * heads + head + i) * tokens + token + t] = mine[kept];
+      }
     }
   }
 }
@@ -84,37 +108,38 @@ NP_KERNEL(THREADS) softmax_backward(int64_t rows, int tokens, const float *weigh
   }
 }
 
-/* out[b, i, :] = Σ_t weight[b, i, t]·x[b, t, :]. A block takes 32·n columns of an image and GATHERED heads at a time; a
- * warp takes every eighth token, and the warps' sums meet in shared memory. n divides width. */
-template <int n>
-NP_KERNEL(THREADS)
+/* out[b, i, :] = Σ_t weight[b, i, t]·x[b, t, :]. A block takes 32·n columns of an image and H heads at a time; a warp
+ * takes every eighth token, and the warps' sums meet in shared memory. n divides width. */
+template <int n, int H>
+NP_KERNEL_BLOCKS(THREADS, BLOCKS)
 gather(int tokens, int heads, int width, int strips, const float *x, const float *weight, float *out) {
-  const np_shared<float> room = np_shared_at<float>(0); /* [WARPS, GATHERED, n, 32] */
+  const np_shared<float> room = np_shared_at<float>(0); /* [WARPS, H, n, 32] */
   const int64_t b = blockIdx.x / static_cast<unsigned>(strips);
   const int left = static_cast<int>(blockIdx.x % static_cast<unsigned>(strips)) * NP_WARP * n;
-  const int column = left + np_lane() * n;
-  for (int head = 0; head < heads; head += GATHERED) {
-    float sum[GATHERED][n] = {};
+  const int column = left + np_lane() * n, there = column < width ? column : 0;
+  for (int head = 0; head < heads; head += H) {
+    const float *share = weight + (b * heads + head) * tokens;
+    float sum[H][n] = {};
+#pragma unroll 4
     for (int t = np_warp(); t < tokens; t += WARPS) {
-      float value[n] = {};
-      if (column < width) np_load_all(x + (b * tokens + t) * width + column, value);
+      const np_vec<float, n> value = np_vec_load_once<n>(x + (b * tokens + t) * width + there);
 #pragma unroll
-      for (int i = 0; i < GATHERED; i++) {
-        const float w = head + i < heads ? weight[(b * heads + head + i) * tokens + t] : 0.0f;
+      for (int i = 0; i < H; i++) {
+        const float w = share[nth_head<H>(i, heads - head) * tokens + t];
 #pragma unroll
-        for (int j = 0; j < n; j++) sum[i][j] = fmaf(w, value[j], sum[i][j]);
+        for (int j = 0; j < n; j++) sum[i][j] = fmaf(w, value.value[j], sum[i][j]);
       }
     }
 #pragma unroll
-    for (int i = 0; i < GATHERED; i++)
+    for (int i = 0; i < H; i++)
 #pragma unroll
-      for (int j = 0; j < n; j++) room[((np_warp() * GATHERED + i) * n + j) * NP_WARP + np_lane()] = sum[i][j];
+      for (int j = 0; j < n; j++) room[((np_warp() * H + i) * n + j) * NP_WARP + np_lane()] = sum[i][j];
     np_block_sync();
-    for (int at = static_cast<int>(threadIdx.x); at < GATHERED * NP_WARP * n; at += THREADS) {
+    for (int at = static_cast<int>(threadIdx.x); at < H * NP_WARP * n; at += THREADS) {
       const int i = at / (NP_WARP * n), c = at % (NP_WARP * n);
       if (head + i >= heads || left + c >= width) continue;
       float total = 0.0f;
-      for (int w = 0; w < WARPS; w++) total += room[((w * GATHERED + i) * n + c % n) * NP_WARP + c / n];
+      for (int w = 0; w < WARPS; w++) total += room[((w * H + i) * n + c % n) * NP_WARP + c / n];
       out[(b * heads + head + i) * width + left + c] = total;
     }
     np_block_sync();
@@ -129,19 +154,26 @@ static bool by_four(int width, const void *x, const void *u) {
 
 static np_status launch_scores(const np_gpu *gpu, const char *name, int batch, int tokens, int heads, int width,
                                int64_t u_image, const float *x, const float *u, float *out) {
-  const int64_t groups = static_cast<int64_t>(batch) * ((tokens + TOKENS - 1) / TOKENS);
-  return np_launch(gpu, name, by_four(width, x, u) ? scores<4> : scores<1>,
-                   dim3(np_grid(gpu, (groups + WARPS - 1) / WARPS)), THREADS, 0, batch, tokens, heads, width, u_image,
-                   x, u, out);
+  const int at_once = by_four(width, x, u) ? heads_at_once(heads) : 4, together = tokens_at_once(at_once);
+  const int64_t groups = static_cast<int64_t>(batch) * ((tokens + together - 1) / together),
+                wanted = (groups + WARPS - 1) / WARPS, most = static_cast<int64_t>(gpu->processors) * BLOCKS;
+  void (*kernel)(int, int, int, int, int64_t, const float *, const float *, float *) = scores<1, 4>;
+  if (by_four(width, x, u))
+    kernel = at_once == 16 ? scores<4, 16> : at_once == 12 ? scores<4, 12> : at_once == 8 ? scores<4, 8> : scores<4, 4>;
+  return np_launch(gpu, name, kernel, dim3(static_cast<unsigned>(wanted < most ? wanted : most)), THREADS, 0, batch,
+                   tokens, heads, width, u_image, x, u, out);
 }
 
 static np_status launch_gather(const np_gpu *gpu, const char *name, int batch, int tokens, int heads, int width,
                                const float *x, const float *weight, float *out) {
   const bool four = by_four(width, x, out);
-  const int n = four ? 4 : 1, strips = (width + NP_WARP * n - 1) / (NP_WARP * n);
-  return np_launch(gpu, name, four ? gather<4> : gather<1>,
-                   dim3(static_cast<unsigned>(batch) * static_cast<unsigned>(strips)), THREADS,
-                   static_cast<size_t>(THREADS * GATHERED * n) * sizeof(float), tokens, heads, width, strips, x, weight,
+  const int n = four ? 4 : 1, at_once = four ? heads_at_once(heads) : 4,
+            strips = (width + NP_WARP * n - 1) / (NP_WARP * n);
+  void (*kernel)(int, int, int, int, const float *, const float *, float *) = gather<1, 4>;
+  if (four)
+    kernel = at_once == 16 ? gather<4, 16> : at_once == 12 ? gather<4, 12> : at_once == 8 ? gather<4, 8> : gather<4, 4>;
+  return np_launch(gpu, name, kernel, dim3(static_cast<unsigned>(batch) * static_cast<unsigned>(strips)), THREADS,
+                   static_cast<size_t>(THREADS * at_once * n) * sizeof(float), tokens, heads, width, strips, x, weight,
                    out);
 }
 

@@ -34,6 +34,14 @@ template <int n, class T> NP_DEVICE np_vec<T, n> np_vec_load(const T *p) {
   out.word = *reinterpret_cast<const typename np_word<static_cast<int>(sizeof(T)) * n>::type *>(p);
   return out;
 }
+/* The same of what is read once, so that the first cache keeps what is not. */
+template <int n> NP_DEVICE np_vec<float, n> np_vec_load_once(const float *p) {
+  static_assert(n == 1 || n == 4, "a word, or four");
+  np_vec<float, n> out;
+  if constexpr (n == 4) out.word = np_load_once(reinterpret_cast<const uint4 *>(p));
+  else out.word = *reinterpret_cast<const uint32_t *>(p);
+  return out;
+}
 template <class T, int n> NP_DEVICE void np_vec_store(T *p, const np_vec<T, n> &vec) {
   *reinterpret_cast<typename np_word<static_cast<int>(sizeof(T)) * n>::type *>(p) = vec.word;
 }

@@ -72,6 +72,7 @@ NP_DEVICE int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 NP_DEVICE float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 
 /* ---- threads ---- */
+NP_DEVICE uint4 np_load_once(const uint4 *p) { return *p; }
 NP_DEVICE void np_block_sync() { simt::block_barrier("np_block_sync", 0, static_cast<int>(simt::here.threads)); }
 NP_DEVICE void np_warp_sync() { simt::warp_barrier(); }
 NP_DEVICE void np_named_sync(int id, int threads) { simt::block_barrier("np_named_sync", id, threads); }

@@ -104,6 +104,10 @@ static void pools(harness *h) {
   pool_case(h, 5, 10, 5, 40);
   pool_case(h, 2, 4, 17, 34);
   pool_case(h, 2, 9, 3, 260);
+  pool_case(h, 2, 5, 12, 132); /* heads of which a GPU takes 12, 16 and 8 at a time, once and twice */
+  pool_case(h, 1, 9, 24, 24);
+  pool_case(h, 2, 6, 16, 64);
+  pool_case(h, 3, 3, 8, 36);
 }
 
 /* ---- cross-entropy ---- */
