@@ -1,8 +1,9 @@
 /* Batch normalisation without gain or bias. Statistics take one pass: float64 sums of d and d², d being the distance
- * from the column's first value, which leaves nothing to cancel but what float64 has to spare. Parts of the rows leave
- * their sums in scratch, one kernel makes factors of them, one applies those.
+ * from a shift that all ranks have alike. Parts of the rows leave their sums in scratch, and a kernel adds them. Behind
+ * what ranks do with the sums, one kernel makes factors of them and one applies those.
  *
- * Scratch: mean [width], factor [width] float32, then sums [parts, 2, width] float64. */
+ *   batch_moments   x → sums of parts [parts, 2, width] float64 (scratch) → sums [2, width]
+ *   batch_norm      sums → mean [width], factor [width] float32 (scratch);  x, mean, factor → y */
 #include "kernels/kernels.h"
 #include "kernels/parts.cuh"
 #include "kernels/vector.cuh"
@@ -12,20 +13,20 @@ enum { THREADS = 256, WARPS = THREADS / NP_WARP, ROUND = 4 };
 /* ---- kernels ---- */
 
 /* Block (x, y): columns 32·x on of part y; a lane takes a column, a warp every eighth row. */
-NP_KERNEL(THREADS) moments(int64_t rows, int width, int parts, const float *x, double *sums) {
+NP_KERNEL(THREADS) moments(int64_t rows, int width, int parts, const float *x, const float *shift, double *sums) {
   const np_shared<double> room = np_shared_at<double>(0); /* [2, WARPS, 32] */
   const int part = static_cast<int>(blockIdx.y), column = static_cast<int>(blockIdx.x) * NP_WARP + np_lane();
   const int64_t end = np_part_begin(rows, parts, part + 1);
   double sum = 0.0, squares = 0.0;
   if (column < width) {
-    const double first = static_cast<double>(x[column]);
+    const float from = shift[column];
     for (int64_t r = np_part_begin(rows, parts, part) + np_warp(); r < end; r += WARPS * ROUND) {
       float value[ROUND];
 #pragma unroll
-      for (int u = 0; u < ROUND; u++) value[u] = r + u * WARPS < end ? x[(r + u * WARPS) * width + column] : x[column];
+      for (int u = 0; u < ROUND; u++) value[u] = r + u * WARPS < end ? x[(r + u * WARPS) * width + column] : from;
 #pragma unroll
       for (int u = 0; u < ROUND; u++) {
-        const double d = static_cast<double>(value[u]) - first;
+        const double d = static_cast<double>(value[u]) - static_cast<double>(from);
         sum += d;
         squares += d * d;
       }
@@ -40,34 +41,40 @@ NP_KERNEL(THREADS) moments(int64_t rows, int width, int parts, const float *x, d
   sums[(static_cast<int64_t>(part) * 2 + np_warp()) * width + column] = total;
 }
 
-/* mean and factor of the batch, and the running statistics moved. A lane takes a column, a warp every eighth part. */
-NP_KERNEL(THREADS)
-batch_factors(int64_t rows, int width, int parts, float eps, float momentum, const float *x, const double *sums,
-              float *running_mean, float *running_var, float *mean, float *factor) {
+/* sums [2, width] = the parts' sums. A lane takes a column, a warp every eighth part. */
+NP_KERNEL(THREADS) add_moments(int width, int parts, const double *from, double *sums) {
   const np_shared<double> room = np_shared_at<double>(0); /* [2, WARPS, 32] */
   const int column = static_cast<int>(blockIdx.x) * NP_WARP + np_lane();
   double sum = 0.0, squares = 0.0;
   if (column < width) {
 #pragma unroll 2
     for (int64_t p = np_warp(); p < parts; p += WARPS) {
-      sum += sums[2 * p * width + column];
-      squares += sums[(2 * p + 1) * width + column];
+      sum += from[2 * p * width + column];
+      squares += from[(2 * p + 1) * width + column];
     }
   }
   room[np_warp() * NP_WARP + np_lane()] = sum;
   room[(WARPS + np_warp()) * NP_WARP + np_lane()] = squares;
   np_block_sync();
-  if (np_warp() != 0 || column >= width) return;
-  for (int w = 1; w < WARPS; w++) {
-    sum += room[w * NP_WARP + np_lane()];
-    squares += room[(WARPS + w) * NP_WARP + np_lane()];
-  }
+  if (np_warp() >= 2 || column >= width) return; /* as above */
+  double total = 0.0;
+  for (int w = 0; w < WARPS; w++) total += room[(np_warp() * WARPS + w) * NP_WARP + np_lane()];
+  sums[static_cast<int64_t>(np_warp()) * width + column] = total;
+}
+
+/* mean and factor of the batch, and the running statistics moved. */
+NP_KERNEL(THREADS)
+batch_factors(int width, float eps, float momentum, const double *sums, int64_t whole, float *running_mean,
+              float *running_var, float *mean, float *factor) {
+  const int column = static_cast<int>(blockIdx.x) * THREADS + static_cast<int>(threadIdx.x);
+  if (column >= width) return;
   /* Rounding may leave a flat column's variance below 0. One row has no unbiased variance; the running one then takes
    * the biased, 0. */
-  const double n = static_cast<double>(rows), off = sum / n, scatter = squares - sum * off;
+  const double sum = sums[column], n = static_cast<double>(whole), off = sum / n,
+               scatter = sums[width + column] - sum * off;
   const double var = scatter > 0.0 || scatter != scatter ? scatter / n : 0.0,
-               unbiased = rows > 1 ? var * (n / (n - 1.0)) : var;
-  mean[column] = static_cast<float>(static_cast<double>(x[column]) + off);
+               unbiased = whole > 1 ? var * (n / (n - 1.0)) : var;
+  mean[column] = static_cast<float>(static_cast<double>(running_mean[column]) + off);
   factor[column] = static_cast<float>(1.0 / sqrt(var + static_cast<double>(eps)));
   running_mean[column] = (1.0f - momentum) * running_mean[column] + momentum * mean[column];
   running_var[column] = (1.0f - momentum) * running_var[column] + momentum * static_cast<float>(unbiased);
@@ -118,38 +125,40 @@ static int most_parts(const np_gpu *gpu, int width) {
 /* Floats of mean, and of factor: whole vectors. */
 static size_t statistics_room(int width) { return (static_cast<size_t>(width) + 3) / 4 * 4; }
 
-extern "C" size_t np_kernel_batch_norm_scratch(const np_gpu *gpu, int width) {
-  const size_t sums = static_cast<size_t>(most_parts(gpu, width)) * 2 * static_cast<size_t>(width);
-  return 2 * statistics_room(width) * sizeof(float) + sums * sizeof(double);
+extern "C" size_t np_kernel_batch_moments_scratch(const np_gpu *gpu, int width) {
+  return static_cast<size_t>(most_parts(gpu, width)) * 2 * static_cast<size_t>(width) * sizeof(double);
 }
 
-static np_status launch_statistics(const np_gpu *gpu, int64_t rows, int width, float eps, float momentum,
-                                   const float *x, float *running_mean, float *running_var, float *mean, float *factor,
-                                   double *sums) {
+extern "C" np_status np_kernel_batch_moments(const np_gpu *gpu, int64_t rows, int width, const float *x,
+                                             const float *shift, double *sums, void *scratch) {
   const int64_t rounds = (rows + WARPS * ROUND - 1) / (WARPS * ROUND);
   const int most = most_parts(gpu, width), parts = static_cast<int>(rounds < most ? rounds : most);
   const unsigned strips = static_cast<unsigned>((width + NP_WARP - 1) / NP_WARP);
   const size_t room = 2 * THREADS * sizeof(double);
-  const np_status st = np_launch(gpu, "batch_norm_moments", moments, dim3(strips, static_cast<unsigned>(parts)),
-                                 THREADS, room, rows, width, parts, x, sums);
-  if (st != NP_OK || rows == 0) return st;
-  return np_launch(gpu, "batch_norm_factors", batch_factors, dim3(strips), THREADS, room, rows, width, parts, eps,
-                   momentum, x, sums, running_mean, running_var, mean, factor);
+  double *of_parts = static_cast<double *>(scratch);
+  const np_status st = np_launch(gpu, "batch_moments", moments, dim3(strips, static_cast<unsigned>(parts)), THREADS,
+                                 room, rows, width, parts, x, shift, of_parts);
+  if (st != NP_OK) return st;
+  return np_launch(gpu, "batch_moments_add", add_moments, dim3(strips), THREADS, room, width, parts, of_parts, sums);
+}
+
+extern "C" size_t np_kernel_batch_norm_scratch(const np_gpu *gpu, int width) {
+  (void)gpu;
+  return 2 * statistics_room(width) * sizeof(float);
 }
 
 extern "C" np_status np_kernel_batch_norm(const np_gpu *gpu, int64_t rows, int width, float eps, float momentum,
-                                          bool train, const float *x, float *running_mean, float *running_var, float *y,
-                                          void *scratch) {
+                                          const double *sums, int64_t whole, const float *x, float *running_mean,
+                                          float *running_var, float *y, void *scratch) {
   np_status st = NP_OK;
   float *mean = static_cast<float *>(scratch), *factor = mean + statistics_room(width);
-  double *sums = reinterpret_cast<double *>(factor + statistics_room(width));
-  if (train) {
-    st = launch_statistics(gpu, rows, width, eps, momentum, x, running_mean, running_var, mean, factor, sums);
-  } else {
-    st = np_launch(gpu, "batch_norm_running", running_factors,
-                   dim3(static_cast<unsigned>((width + THREADS - 1) / THREADS)), THREADS, 0, width, eps, running_mean,
+  const dim3 columns(static_cast<unsigned>((width + THREADS - 1) / THREADS));
+  if (sums)
+    st = np_launch(gpu, "batch_norm_factors", batch_factors, columns, THREADS, 0, width, eps, momentum, sums, whole,
+                   running_mean, running_var, mean, factor);
+  else
+    st = np_launch(gpu, "batch_norm_running", running_factors, columns, THREADS, 0, width, eps, running_mean,
                    running_var, mean, factor);
-  }
   if (st != NP_OK) return st;
   const bool four = width % 4 == 0 && np_aligned(x, 16) && np_aligned(y, 16);
   return np_launch(gpu, "batch_norm", four ? standardise<4> : standardise<1>,

@@ -85,9 +85,13 @@ np_status np_kernel_pixel_loss(const np_gpu *gpu, np_dtype act, const np_pixels 
                                bool accumulate, void *scratch);
 
 /* ---- batch_norm.cu, pool.cu, cross_entropy.cu: float32 ---- */
+size_t np_kernel_batch_moments_scratch(const np_gpu *gpu, int width);
+np_status np_kernel_batch_moments(const np_gpu *gpu, int64_t rows, int width, const float *x, const float *shift,
+                                  double *sums, void *scratch);
 size_t np_kernel_batch_norm_scratch(const np_gpu *gpu, int width);
-np_status np_kernel_batch_norm(const np_gpu *gpu, int64_t rows, int width, float eps, float momentum, bool train,
-                               const float *x, float *running_mean, float *running_var, float *y, void *scratch);
+np_status np_kernel_batch_norm(const np_gpu *gpu, int64_t rows, int width, float eps, float momentum,
+                               const double *sums, int64_t whole, const float *x, float *running_mean,
+                               float *running_var, float *y, void *scratch);
 np_status np_kernel_pool_forward(const np_gpu *gpu, int batch, int tokens, int heads, int width, const float *x,
                                  const float *u, float *weight, float *pooled);
 size_t np_kernel_pool_backward_scratch(const np_gpu *gpu, int batch, int tokens, int heads, int width);

@@ -241,8 +241,10 @@ static np_status batch_norm(void *context, int turn) {
   int64_t rows = p.run->tokens;
   const float *x = take_f32(&p, rows * width, TWICE);
   float *y = take_f32(&p, rows * width, WRITE), *running = p.run->vectors;
+  double *sums = take(&p, 2.0 * width, sizeof(double), BOTH);
   if (counting(&p, rows, width)) return NP_OK;
-  return ops->batch_norm(ops, rows, width, 1e-5f, 0.1f, true, x, running, running + width, y);
+  np_status st = ops->batch_moments(ops, rows, width, x, running, sums);
+  return st == NP_OK ? ops->batch_norm(ops, rows, width, 1e-5f, 0.1f, sums, rows, x, running, running + width, y) : st;
 }
 
 static np_status pool_forward(void *context, int turn) {

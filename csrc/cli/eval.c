@@ -30,6 +30,8 @@ static const np_cli_usage usage = {
             "...).\n",
     .examples = "  nextpatch eval runs/600m/probe.safetensors data=/data/imagenet/val\n"
                 "  nextpatch eval aim_600m.safetensors head=aim_600m_attnprobe_best.safetensors layers=14-19 "
+                "data=/data/imagenet/val\n"
+                "  torchrun --no-python --nproc-per-node 8 nextpatch eval runs/600m/probe.safetensors "
                 "data=/data/imagenet/val\n",
     .least = 1,
     .most = 1,
@@ -172,41 +174,51 @@ static void print_result(const evaluation *e, bool per_class) {
   printf("\n");
 }
 
+/* What comes after the trunk. */
+static np_status open_rest(evaluation *e, const np_cli_options *options, const char *folder) {
+  np_status st;
+  NP_TRY(open_head(e, options));
+  NP_TRY(np_dataset_open(folder, true, &e->set));
+  NP_TRY(check_classes(e, folder));
+  NP_TRY(np_features_open(&e->opened, e->layers, e->layer_count, e->batch, &e->features));
+  NP_TRY(load_head(e));
+  if (!(e->per_class = calloc(2 * (size_t)e->classes, sizeof *e->per_class)))
+    st = np_error(NP_ERR_MEMORY, "eval: out of memory");
+out:
+  return st;
+}
+
 static np_status run(const np_cli_options *options) {
   np_status st;
   evaluation e = {0};
   const char *data = np_cli_value(options, "data", NULL), *json = np_cli_value(options, "json", NULL);
   int64_t batch = 64;
   char *folder = NULL;
+  np_launch launch;
   if (!data) return np_error(NP_ERR_ARGUMENT, "eval: needs data=FOLDER, a folder of class folders");
   const char *held_out = !has_folder(data, "train") ? NULL
                          : has_folder(data, "val")  ? "val"
                          : has_folder(data, "test") ? "test"
                                                     : NULL;
   folder = held_out ? np_path_join(data, held_out) : np_format("%s", data);
+  NP_TRY(np_launch_detect(&launch));
   NP_TRY(np_cli_integer(options, "batch", 1, 65536, &batch));
-  if (json) NP_TRY(np_cli_check_output("json", json));
+  if (json && launch.rank == 0) NP_TRY(np_cli_check_output("json", json));
   e.batch = (int)batch;
   const np_open_options how = {
-      .overrides = options->overrides, .override_count = options->override_count, .batch = e.batch};
+      .overrides = options->overrides, .override_count = options->override_count, .batch = e.batch, .launch = &launch};
   NP_TRY(np_open_model(options->positional[0], &how, &e.opened));
-  NP_TRY(open_head(&e, options));
-  NP_TRY(np_dataset_open(folder, true, &e.set));
-  NP_TRY(check_classes(&e, folder));
-  NP_TRY(np_features_open(&e.opened, e.layers, e.layer_count, e.batch, &e.features));
-  NP_TRY(load_head(&e));
-  if (!(e.per_class = calloc(2 * (size_t)e.classes, sizeof *e.per_class))) {
-    st = np_error(NP_ERR_MEMORY, "eval: out of memory");
-    goto out;
-  }
+  NP_TRY(np_comm_settle(e.opened.comm, open_rest(&e, options, folder)));
+  NP_TRY(np_comm_same(e.opened.comm, "the number of images", e.set->count));
   NP_TRY(np_evaluate(&e.features, e.heads, 1, e.classes, e.set, e.batch, &e.score, e.per_class));
-  if (!isfinite(e.score.loss)) {
+  if (!isfinite(e.score.loss))
     st = np_error(NP_ERR_NUMERIC, "%s: its outputs are not finite: loss %g over %lld images", e.opened.path,
                   e.score.loss, (long long)e.score.images);
-    goto out;
+  if (st == NP_OK && launch.rank == 0) {
+    print_result(&e, np_cli_flag(options, "per-class"));
+    if (json) st = write_json(&e, folder, json);
   }
-  print_result(&e, np_cli_flag(options, "per-class"));
-  if (json) NP_TRY(write_json(&e, folder, json));
+  st = np_comm_part(e.opened.comm, st);
 out:
   free(e.per_class);
   np_heads_destroy(e.heads);

@@ -31,7 +31,8 @@ static const np_cli_usage usage = {
     .examples = "  nextpatch probe runs/600m data=/data/imagenet\n"
                 "  nextpatch probe runs/600m data=/data/imagenet init=random\n"
                 "  nextpatch probe runs/600m data=/data/imagenet layers=14-19 probe.epochs=5 'probe.lr=[3e-4, 1e-3]'\n"
-                "  nextpatch probe aim_600m.safetensors data=/data/imagenet trunk=false out=head.safetensors\n",
+                "  nextpatch probe aim_600m.safetensors data=/data/imagenet trunk=false out=head.safetensors\n"
+                "  torchrun --no-python --nproc-per-node 8 nextpatch probe runs/600m data=/data/imagenet\n",
     .least = 1,
     .most = 1,
     .keys = keys,
@@ -71,6 +72,14 @@ static np_status find_out(const char *model, const char *out, bool random, char 
   return np_cli_check_output("out", *path);
 }
 
+/* All that can be found out before hours of training. out: the first rank's alone. */
+static np_status find_places(const np_cli_options *options, const np_opened *opened, bool random, char **train,
+                             char **val, char **out) {
+  np_status st = find_data(opened->recipe, np_cli_value(options, "data", NULL), train, val);
+  if (st != NP_OK || np_comm_rank(opened->comm) > 0) return st;
+  return find_out(options->positional[0], np_cli_value(options, "out", NULL), random, out);
+}
+
 static void print_result(const np_probe_result *r, const np_probe_options *how) {
   printf("%10s %12s %11s %8s %8s\n", "lr", "weight_decay", "train_loss", "top-1 %", "top-5 %");
   for (int g = 0; g < r->count; g++) {
@@ -100,15 +109,16 @@ static np_status run(const np_cli_options *options) {
   const char *model = options->positional[0];
   char *train = NULL, *val = NULL, *out = NULL;
   bool random = false, trunk = true;
+  np_launch launch;
   np_opened opened = {0};
   np_probe_result result = {0};
+  NP_TRY(np_launch_detect(&launch));
   NP_TRY(choose(options, "init", "random", "pretrained", &random));
   NP_TRY(choose(options, "trunk", "true", "false", &trunk));
   const np_open_options how = {
-      .overrides = options->overrides, .override_count = options->override_count, .fresh = random};
+      .overrides = options->overrides, .override_count = options->override_count, .fresh = random, .launch = &launch};
   NP_TRY(np_open_model(model, &how, &opened));
-  NP_TRY(find_data(opened.recipe, np_cli_value(options, "data", NULL), &train, &val));
-  NP_TRY(find_out(model, np_cli_value(options, "out", NULL), random, &out));
+  NP_TRY(np_comm_settle(opened.comm, find_places(options, &opened, random, &train, &val, &out)));
   const np_probe_options probe = {.train = train,
                                   .val = val,
                                   .layers = np_cli_value(options, "layers", NULL),
@@ -118,7 +128,7 @@ static np_status run(const np_cli_options *options) {
   np_info("probe: %s (%s weights, %s) on %s", opened.path, probe.init,
           np_model_ops(opened.model)->act == NP_BF16 ? "bf16" : "fp32", train);
   NP_TRY(np_probe_run(&opened, &probe, &result));
-  print_result(&result, &probe);
+  if (launch.rank == 0) print_result(&result, &probe);
 out:
   np_probe_result_free(&result);
   np_open_close(&opened);

@@ -57,6 +57,7 @@ void np_comm_close(np_comm *c) {
 }
 
 int np_comm_world(const np_comm *c) { return c->world; }
+int np_comm_rank(const np_comm *c) { return c->rank; }
 
 void np_comm_wait_begin(np_comm *c, const char *what) { np_watch_begin(c->watch, what); }
 void np_comm_wait_end(np_comm *c) { np_watch_end(c->watch); }
@@ -87,7 +88,7 @@ np_status np_comm_join(np_comm *c) { return c->transport ? c->transport->join(c-
 static np_status largest(np_comm *c, double *values, int count, const char *what) {
   np_status st = NP_OK;
   np_comm_wait_begin(c, what);
-  st = c->transport->largest(c->transport, values, count);
+  st = c->transport->reduce(c->transport, NP_LARGEST, values, count);
   np_comm_wait_end(c);
   return st;
 }
@@ -150,5 +151,19 @@ np_status np_comm_near(np_comm *c, const char *what, double value) {
                   "memory and network",
                   what, low, high);
 out:
+  return st;
+}
+
+np_status np_comm_total(np_comm *c, double *values, int64_t count) {
+  np_status st = NP_OK;
+  if (!c->transport) return NP_OK;
+  np_comm_wait_begin(c, "the others' numbers");
+  for (int64_t at = 0; at < count; at += NP_TRANSPORT_VALUES) {
+    const int64_t left = count - at;
+    NP_TRY(c->transport->reduce(c->transport, NP_SUM, values + at,
+                                (int)(left < NP_TRANSPORT_VALUES ? left : NP_TRANSPORT_VALUES)));
+  }
+out:
+  np_comm_wait_end(c);
   return st;
 }

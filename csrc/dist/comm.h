@@ -27,6 +27,7 @@ np_status np_comm_open(const np_launch *launch, np_ops *ops, int patience, np_co
 void np_comm_close(np_comm *comm);
 
 int np_comm_world(const np_comm *comm);
+int np_comm_rank(const np_comm *comm);
 
 /* ---- device memory, queued ---- */
 
@@ -52,6 +53,9 @@ np_status np_comm_part(np_comm *comm, np_status mine);
 np_status np_comm_same(np_comm *comm, const char *what, int64_t value);
 /* The same of numbers that may differ by rounding, a millionth: NP_ERR_NUMERIC. */
 np_status np_comm_near(np_comm *comm, const char *what, double value);
+
+/* values[i] = Σ over ranks of values[i], the same bits for all. */
+np_status np_comm_total(np_comm *comm, double *values, int64_t count);
 
 /* Around a wait for something that other ranks are part of, `what` in the error line when patience ends. */
 void np_comm_wait_begin(np_comm *comm, const char *what);

@@ -5,6 +5,9 @@
 #include "util/machine.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
 
 static np_status share_machine(const np_recipe *recipe, const np_launch *l, np_recipe *out) {
   const int cores = np_machine_cores();
@@ -34,6 +37,31 @@ np_status np_ranks_open(const np_recipe *recipe, const np_launch *launch, np_ops
   NP_TRY(np_ops_choose(&here, choice));
   NP_TRY(np_ops_open(&here, choice, ops));
   st = np_comm_open(launch, *ops, recipe->run.patience, comm);
+out:
+  return st;
+}
+
+/* Of what ranks must agree on. */
+static np_status hash_recipe(const np_recipe *recipe, int64_t *out) {
+  np_recipe common = *recipe; /* borrows strings */
+  char empty[] = "", *text;
+  common.threads = 0;
+  common.device = -1;
+  common.data.train = common.probe.data = common.probe.train = common.probe.val = empty;
+  common.data.workers = 0;
+  np_status st = np_recipe_dump(&common, &text);
+  if (st != NP_OK) return st;
+  *out = (int64_t)XXH3_64bits(text, strlen(text));
+  free(text);
+  return NP_OK;
+}
+
+np_status np_ranks_compare(np_comm *comm, const np_recipe *recipe, np_dtype act) {
+  np_status st = NP_OK;
+  int64_t hash = 0;
+  NP_TRY(np_comm_settle(comm, hash_recipe(recipe, &hash)));
+  NP_TRY(np_comm_same(comm, "the recipe", hash));
+  NP_TRY(np_comm_same(comm, "precision", act));
 out:
   return st;
 }

@@ -13,4 +13,8 @@
 np_status np_ranks_open(const np_recipe *recipe, const np_launch *launch, np_ops_choice *choice, np_ops **ops,
                         np_comm **comm);
 
+/* NP_ERR_ARGUMENT unless all ranks have the same recipe, but for the places and processors that each may have of its
+ * own, and compute in the same precision. */
+np_status np_ranks_compare(np_comm *comm, const np_recipe *recipe, np_dtype act);
+
 #endif

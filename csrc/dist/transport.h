@@ -8,19 +8,20 @@
 #include <stdint.h>
 
 typedef struct np_transport np_transport;
+typedef enum np_reduction { NP_SUM, NP_LARGEST } np_reduction;
 
 struct np_transport {
   /* As np_comm_sum_f32 and _f64, by element type. */
   np_status (*sum)(np_transport *transport, int signal, void *slice, int64_t count, np_dtype type);
   np_status (*join)(np_transport *transport);
-  /* values[i] = the largest of all ranks' values[i], on the host; count <= NP_TRANSPORT_VALUES. Waits. */
-  np_status (*largest)(np_transport *transport, double *values, int count);
+  /* values[i] = the sum, or the largest, of all ranks' values[i], on the host; count <= NP_TRANSPORT_VALUES. Waits. */
+  np_status (*reduce)(np_transport *transport, np_reduction how, double *values, int count);
   /* Called from another thread while this one waits: an error that came up meanwhile. NULL: there is no such thing. */
   np_status (*look)(np_transport *transport);
   void (*close)(np_transport *transport, bool together); /* together: all ranks are closing */
 };
 
-enum { NP_TRANSPORT_VALUES = 8 };
+enum { NP_TRANSPORT_VALUES = 256 };
 
 /* MPI, of ranks that its mpirun (or an srun that speaks its language) started. device memory is the host's. */
 np_status np_transport_mpi(const np_launch *launch, np_transport **out);

@@ -82,10 +82,10 @@ static np_status mpi_join(np_transport *transport) {
   return NP_OK;
 }
 
-static np_status mpi_largest(np_transport *transport, double *values, int count) {
+static np_status mpi_reduce(np_transport *transport, np_reduction how, double *values, int count) {
   np_status st = NP_OK;
   (void)transport;
-  MPI_TRY(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_MAX, MPI_COMM_WORLD));
+  MPI_TRY(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, how == NP_SUM ? MPI_SUM : MPI_MAX, MPI_COMM_WORLD));
 out:
   return st;
 }
@@ -96,7 +96,7 @@ static void mpi_close(np_transport *transport, bool together) {
 }
 
 np_status np_transport_mpi(const np_launch *launch, np_transport **out) {
-  static np_transport table = {.sum = mpi_sum, .join = mpi_join, .largest = mpi_largest, .close = mpi_close};
+  static np_transport table = {.sum = mpi_sum, .join = mpi_join, .reduce = mpi_reduce, .close = mpi_close};
   np_status st = NP_OK;
   *out = NULL;
   if (!np_mpi_serves(launch))

@@ -106,12 +106,12 @@ static np_status nccl_sum(np_transport *transport, int signal, void *slice, int6
 
 static np_status nccl_join(np_transport *transport) { return np_cuda_beside_join(((ranks *)transport)->ops); }
 
-static np_status nccl_largest(np_transport *transport, double *values, int count) {
+static np_status nccl_reduce(np_transport *transport, np_reduction how, double *values, int count) {
   np_status st = NP_OK;
   ranks *r = (ranks *)transport;
   const size_t bytes = (size_t)count * sizeof *values;
   NP_TRY(r->ops->upload(r->ops, r->values, values, bytes));
-  NP_TRY(all_reduce(r, -1, r->values, count, ncclFloat64, ncclMax));
+  NP_TRY(all_reduce(r, -1, r->values, count, ncclFloat64, how == NP_SUM ? ncclSum : ncclMax));
   NP_TRY(nccl_join(transport));
   NP_TRY(r->ops->download(r->ops, values, r->values, bytes));
 out:
@@ -173,8 +173,8 @@ np_status np_transport_nccl(const np_launch *launch, np_ops *ops, int patience, 
   NP_TRY(open_nccl());
   r = calloc(1, sizeof *r);
   if (!r) return np_error(NP_ERR_MEMORY, "not enough memory for the list of ranks");
-  r->table = (np_transport){
-      .sum = nccl_sum, .join = nccl_join, .largest = nccl_largest, .look = nccl_look, .close = nccl_close};
+  r->table =
+      (np_transport){.sum = nccl_sum, .join = nccl_join, .reduce = nccl_reduce, .look = nccl_look, .close = nccl_close};
   r->ops = ops;
   r->mpi = launch->mpi && np_mpi_serves(launch); /* of srun's ranks MPI may know nothing, and NCCL needs none */
   NP_TRY(ops->alloc(ops, NP_TRANSPORT_VALUES * sizeof *r->values, (void **)&r->values)); /* and makes its GPU current */

@@ -36,6 +36,7 @@ struct np_heads {
   int32_t *to_heads, *to_images;     /* [B·h] rows: [B, h] → [h, B], and back */
   int32_t *labels;                   /* [B] */
   double *loss;                      /* [1] */
+  double *moments;                   /* [2, D] */
   float *weights;                    /* [G, learnt] */
   float *gradients;                  /* [learnt] */
   float *running;                    /* [2, D]: mean, variance */
@@ -68,6 +69,7 @@ static void carve(np_heads *s, bool train, np_arena *arena) {
   s->to_images = np_arena_take(arena, rows * sizeof(int32_t));
   s->labels = np_arena_take(arena, images * sizeof(int32_t));
   s->loss = np_arena_take(arena, sizeof(double));
+  s->moments = train ? np_arena_take(arena, 2 * width * sizeof(double)) : NULL;
   s->weights = np_arena_take(arena, (size_t)s->learnt * (size_t)s->shape.count * f);
   s->gradients = train ? np_arena_take(arena, (size_t)s->learnt * f) : NULL;
   s->running = np_arena_take(arena, 2 * width * f);
@@ -173,10 +175,16 @@ out:
   return st;
 }
 
-np_status np_heads_normalise(np_heads *s, int count, bool train, float *x) {
-  const int64_t rows = (int64_t)count * s->shape.tokens;
-  return s->ops->batch_norm(s->ops, rows, s->shape.width, (float)s->shape.bn_eps, (float)s->shape.bn_momentum, train, x,
-                            s->running, s->running + s->shape.width, x);
+np_status np_heads_moments(np_heads *s, int count, const float *x, double **moments, int64_t *size) {
+  *moments = s->moments;
+  *size = 2 * (int64_t)s->shape.width;
+  return s->ops->batch_moments(s->ops, (int64_t)count * s->shape.tokens, s->shape.width, x, s->running, s->moments);
+}
+
+np_status np_heads_normalise(np_heads *s, int count, int whole, float *x) {
+  const int64_t tokens = s->shape.tokens;
+  return s->ops->batch_norm(s->ops, count * tokens, s->shape.width, (float)s->shape.bn_eps, (float)s->shape.bn_momentum,
+                            whole ? s->moments : NULL, whole * tokens, x, s->running, s->running + s->shape.width, x);
 }
 
 /* y = x / sqrt(d), both [h, D]. */
@@ -212,7 +220,8 @@ out:
   return st;
 }
 
-np_status np_heads_backward(np_heads *s, int g, int count, const float *x, const int32_t *labels, double *loss) {
+np_status np_heads_backward(np_heads *s, int g, int count, int whole, const float *x, const int32_t *labels,
+                            double *loss) {
   np_status st;
   np_ops *ops = s->ops;
   const int width = s->shape.width, heads = s->shape.heads, d = width / heads, classes = s->shape.classes;
@@ -223,7 +232,7 @@ np_status np_heads_backward(np_heads *s, int g, int count, const float *x, const
     if (labels[b] < 0 || labels[b] >= classes)
       return np_error(NP_ERR_ARGUMENT, "attentive head: label %d, expected 0..%d", (int)labels[b], classes - 1);
   NP_TRY(ops->upload(ops, s->labels, labels, (size_t)count * sizeof(int32_t)));
-  NP_TRY(ops->cross_entropy(ops, count, classes, 1.0f / (float)count, s->logits, s->labels, s->logits, s->loss));
+  NP_TRY(ops->cross_entropy(ops, count, classes, 1.0f / (float)whole, s->logits, s->labels, s->logits, s->loss));
   /* linear: its gradient, then dout in place of out */
   NP_TRY(product(s, classes, width, count, true, false, s->logits, s->out, dw + s->linear));
   NP_TRY(product(s, count, width, classes, false, false, s->logits, w + s->linear, s->out));
@@ -245,7 +254,7 @@ np_status np_heads_backward(np_heads *s, int g, int count, const float *x, const
     NP_TRY(product(s, 1, d, width, false, true, du, w + s->key + i * block, dw + s->query + i * d));
   }
   NP_TRY(ops->download(ops, loss, s->loss, sizeof *loss));
-  *loss /= count;
+  *loss /= whole;
 out:
   return st;
 }

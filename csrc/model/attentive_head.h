@@ -61,15 +61,20 @@ float *np_heads_gradients(np_heads *heads);
 np_status np_heads_set(np_heads *heads, int g, const float *host);
 np_status np_heads_get(np_heads *heads, int g, float *host);
 
-/* BatchNorm of features x [count, N, D] in place, once for all heads of the grid. train: statistics of these rows (and
- * the running ones move), else the running ones. */
-np_status np_heads_normalise(np_heads *heads, int count, bool train, float *x);
+/* In training, what the BatchNorm's statistics of features x [count, N, D] are made of: *size numbers on the device,
+ * until the next call. Ranks add theirs up. */
+np_status np_heads_moments(np_heads *heads, int count, const float *x, double **moments, int64_t *size);
+/* BatchNorm of features x [count, N, D] in place, once for all heads of the grid. whole: the images whose moments stand
+ * there, of this rank or of all: statistics are theirs, and the running ones move. 0: the running ones, unmoved. */
+np_status np_heads_normalise(np_heads *heads, int count, int whole, float *x);
 
 /* Logits of head g for normalised x [count, N, D] on the device; logits [count, classes] on the host, or NULL. */
 np_status np_heads_forward(np_heads *heads, int g, int count, const float *x, float *logits);
 
 /* Mean cross-entropy and gradients of the forward pass that went just before, same head and x. labels [count] on the
- * host, each 0..classes-1. */
-np_status np_heads_backward(np_heads *heads, int g, int count, const float *x, const int32_t *labels, double *loss);
+ * host, each 0..classes-1. The mean is over `whole` images: of more than these it is this rank's part of the loss and
+ * of the gradients, and those of all ranks add up. */
+np_status np_heads_backward(np_heads *heads, int g, int count, int whole, const float *x, const int32_t *labels,
+                            double *loss);
 
 #endif

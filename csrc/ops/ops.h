@@ -161,12 +161,16 @@ struct np_ops {
                           const float *scale, const void *pred, void *dpred, double *loss, bool accumulate);
 
   /* ---- probe: float32 throughout ---- */
-  /* y = (x - mean)/sqrt(var + eps) over `width` columns. train: mean and biased variance of these rows, and
-   * running = (1 - momentum)·running + momentum·(mean | unbiased variance); else the running statistics. y may alias x.
+  /* What the statistics of a batch are made of: sums[0, j] = Σ_r d and sums[1, j] = Σ_r d², d = x[r, j] - shift[j] in float64,
+   * which leaves no digits that matter to cancel. Those of several ranks, of one shift, add up. sums [2, width]. */
+  np_status (*batch_moments)(np_ops *ops, int64_t rows, int width, const float *x, const float *shift, double *sums);
+  /* y = (x - mean)/sqrt(var + eps) over `width` columns. sums: batch_moments of `whole` rows, these and what was added to
+   * them, shift being running_mean; mean and biased variance are theirs, and running = (1 - momentum)·running +
+   * momentum·(mean | unbiased variance). NULL: the running statistics. y may alias x.
    * There is no backward pass: it stands between a frozen trunk and the heads and has neither gain nor bias, so no
    * gradient ends in it or passes through it (np_heads_backward ends at the pooling). */
-  np_status (*batch_norm)(np_ops *ops, int64_t rows, int width, float eps, float momentum, bool train, const float *x,
-                          float *running_mean, float *running_var, float *y);
+  np_status (*batch_norm)(np_ops *ops, int64_t rows, int width, float eps, float momentum, const double *sums, int64_t whole,
+                          const float *x, float *running_mean, float *running_var, float *y);
   /* Attention pooling by one query, with the key projection folded into it: u[i, :] = W_k,iᵀ q_i / sqrt(d) for head i.
    * weight[b, i, n] = softmax_n(x[b, n, :]·u[i, :]); pooled[b, i, :] = Σ_n weight[b, i, n]·x[b, n, :].
    * x [B, N, D], u [h, D], weight [B, h, N], pooled [B, h, D]. */

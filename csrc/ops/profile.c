@@ -170,9 +170,13 @@ static np_status profile_pixel_loss(np_ops *ops, const np_pixels *pixels, int64_
 
 /* ---- probe ---- */
 
-static np_status profile_batch_norm(np_ops *ops, int64_t rows, int width, float eps, float momentum, bool train,
-                                    const float *x, float *running_mean, float *running_var, float *y) {
-  PROFILED(NP_FAMILY_PROBE, 0, batch_norm, rows, width, eps, momentum, train, x, running_mean, running_var, y);
+static np_status profile_batch_moments(np_ops *ops, int64_t rows, int width, const float *x, const float *shift,
+                                       double *sums) {
+  PROFILED(NP_FAMILY_PROBE, 0, batch_moments, rows, width, x, shift, sums);
+}
+static np_status profile_batch_norm(np_ops *ops, int64_t rows, int width, float eps, float momentum, const double *sums,
+                                    int64_t whole, const float *x, float *running_mean, float *running_var, float *y) {
+  PROFILED(NP_FAMILY_PROBE, 0, batch_norm, rows, width, eps, momentum, sums, whole, x, running_mean, running_var, y);
 }
 static np_status profile_pool_forward(np_ops *ops, int batch, int tokens, int heads, int width, const float *x,
                                       const float *u, float *weight, float *pooled) {
@@ -231,6 +235,7 @@ static const np_ops operations = {
     .attention_forward = profile_attention_forward,
     .attention_backward = profile_attention_backward,
     .pixel_loss = profile_pixel_loss,
+    .batch_moments = profile_batch_moments,
     .batch_norm = profile_batch_norm,
     .pool_forward = profile_pool_forward,
     .pool_backward = profile_pool_backward,

@@ -14,7 +14,8 @@ typedef struct np_score {
   double loss;         /* mean cross-entropy */
 } np_score;
 
-/* Score every head of the grid in one pass with the evaluation crop: the trunk runs once a batch. scores [G]; per_class
+/* Score every head of the grid in one pass with the evaluation crop: the trunk runs once a batch. Several ranks take a
+ * part of the images each, and all have the scores of all. batch: of this rank's passes. scores [G]; per_class
  * NULL or [2, classes], zeroed by the callee: images and top-1 hits of each class for head 0. An image none of whose
  * logits is finite is missed. */
 np_status np_evaluate(np_features *features, np_heads *heads, int grid, int classes, const np_dataset *set, int batch,

@@ -1,8 +1,7 @@
 #include "probe/open.h"
 
 #include "checkpoint/checkpoint.h"
-#include "ops/choose.h"
-
+#include "dist/open.h"
 #include "util/file.h"
 #include "util/log.h"
 
@@ -152,12 +151,14 @@ static np_status read_recipe(np_opened *opened, const np_open_options *options) 
 
 /* ---- model ---- */
 
-static np_status open_ops(const np_recipe *recipe, np_ops **out) {
+static np_status open_ops(np_opened *opened, const np_launch *launch) {
+  static const np_launch alone = {.world = 1, .local_world = 1};
   np_status st;
+  const np_recipe *recipe = opened->recipe;
   np_ops_choice choice;
-  NP_TRY(np_ops_choose(recipe, &choice));
+  NP_TRY(np_ranks_open(recipe, launch ? launch : &alone, &choice, &opened->ops, &opened->comm));
   if (recipe->backend == NP_BACKEND_AUTO) np_info("backend: %s (%s)", choice.hardware, choice.why);
-  NP_TRY(np_ops_open(recipe, &choice, out));
+  st = np_ranks_compare(opened->comm, recipe, choice.act);
 out:
   return st;
 }
@@ -175,6 +176,13 @@ out:
   return st;
 }
 
+static np_status take(np_opened *opened, const np_open_options *options) {
+  const int ranks = np_comm_world(opened->comm), shared = (opened->recipe->probe.batch + ranks - 1) / ranks;
+  const np_model_options how = {.batch = options->batch ? options->batch : shared, .head = options->pixel_head};
+  np_status st = np_model_create(opened->ops, &opened->recipe->model, &how, &opened->model);
+  return st == NP_OK ? load_weights(opened, options) : st;
+}
+
 np_status np_open_model(const char *model, const np_open_options *options, np_opened *out) {
   np_status st = NP_OK;
   *out = (np_opened){0};
@@ -187,17 +195,15 @@ np_status np_open_model(const char *model, const np_open_options *options, np_op
                   out->path);
     goto out;
   }
-  NP_TRY(open_ops(out->recipe, &out->ops));
-  const np_model_options how = {.batch = options->batch ? options->batch : out->recipe->probe.batch,
-                                .head = options->pixel_head};
-  NP_TRY(np_model_create(out->ops, &out->recipe->model, &how, &out->model));
-  NP_TRY(load_weights(out, options));
+  NP_TRY(open_ops(out, options->launch));
+  st = np_comm_settle(out->comm, take(out, options));
 out:
   if (st != NP_OK) np_open_close(out);
   return st;
 }
 
 void np_open_close(np_opened *opened) {
+  np_comm_close(opened->comm); /* first: a device may be waiting for ranks that are gone */
   np_model_destroy(opened->model);
   if (opened->ops) opened->ops->destroy(opened->ops);
   np_recipe_free(opened->recipe);

@@ -3,6 +3,7 @@
 #ifndef NP_PROBE_OPEN_H
 #define NP_PROBE_OPEN_H
 
+#include "dist/comm.h"
 #include "model/model.h"
 #include "recipe/recipe.h"
 #include "util/safetensors.h"
@@ -19,9 +20,10 @@ np_status np_open_locate(const char *model, char **out);
 typedef struct np_open_options {
   const char *const *overrides; /* "key=value" over the recipe the file holds */
   int override_count;
-  int batch;       /* the most images of one pass; 0: the recipe's probe.batch */
-  bool pixel_head; /* the file must hold one, and it is loaded */
-  bool fresh;      /* initialise from the recipe's seed instead of loading: the baseline of a probe */
+  int batch;               /* the most images of one pass; 0: the recipe's probe.batch */
+  bool pixel_head;         /* the file must hold one, and it is loaded */
+  bool fresh;              /* initialise from the recipe's seed instead of loading: the baseline of a probe */
+  const np_launch *launch; /* NULL: one process; else as one of several, of which all open the same */
 } np_open_options;
 
 typedef struct np_opened {
@@ -30,10 +32,12 @@ typedef struct np_opened {
   np_recipe *recipe;    /* the file's own, else defaults with the shapes inferred; overrides applied */
   bool own;             /* the recipe came with the file: it was written by nextpatch */
   np_ops *ops;          /* what the trunk runs on, in the recipe's precision */
+  np_comm *comm;        /* the ranks, one or several */
   np_model *model;
 } np_opened;
 
-/* Weights without a recipe (published ones) take D, L, P, C from their shapes, d = 128 where D allows it (as all
+/* Of several ranks an error of what follows the recipe is one that all have, if only as another's.
+ * Weights without a recipe (published ones) take D, L, P, C from their shapes, d = 128 where D allows it (as all
  * published models have) and LayerNorm eps 1e-6 (as the published code has); overrides win over all of that. */
 np_status np_open_model(const char *model, const np_open_options *options, np_opened *out);
 void np_open_close(np_opened *opened); /* a zeroed struct is fine */

@@ -1,6 +1,13 @@
 /* The trunk is the expensive part and does not change, so it runs once for each batch of random crops, and every head
  * of the grid takes its step on the same features. All heads begin with the same weights: they differ by their learning
- * rate and decay alone. */
+ * rate and decay alone.
+ *
+ * Several ranks take a share of each batch, and every step is the whole batch's: they add up what the BatchNorm's
+ * statistics are made of and each head's gradients, and keep all heads alike.
+ *
+ *   rank 0   images ─▶ trunk ─▶ moments ─┐   ┌─▶ normalise ─▶ head g ─▶ gradients ─┐   ┌─▶ AdamW
+ *                                        ├ Σ ┤                                     ├ Σ ┤
+ *   rank 1   images ─▶ trunk ─▶ moments ─┘   └─▶ normalise ─▶ head g ─▶ gradients ─┘   └─▶ AdamW */
 #include "probe/probe.h"
 
 #include "data/loader.h"
@@ -24,6 +31,8 @@ typedef struct probe {
   np_optimiser **optimisers; /* [G] */
   np_loader *loader;
   np_probe_result *result;
+  np_comm *comm; /* the opened model's */
+  int batch;     /* images of a step that are this rank's */
   double started;
 } probe;
 
@@ -50,7 +59,12 @@ out:
 
 static np_status open_grid(probe *p) {
   const np_recipe_probe *how = &p->recipe->probe;
+  const int ranks = np_comm_world(p->comm);
   np_probe_result *r = p->result;
+  if (how->batch % ranks)
+    return np_error(NP_ERR_ARGUMENT, "probe.batch: %d among %d ranks; expected a multiple of %d", how->batch, ranks,
+                    ranks);
+  p->batch = how->batch / ranks;
   r->count = (int)(how->lr_count * how->weight_decay_count);
   if (r->count < 1) return np_error(NP_ERR_ARGUMENT, "probe.lr and probe.weight_decay need one value each at least");
   if (!(r->points = calloc((size_t)r->count, sizeof *r->points)))
@@ -76,7 +90,7 @@ static np_status open_heads(probe *p) {
                                 .heads = model->heads,
                                 .classes = r->classes,
                                 .tokens = np_recipe_tokens(model),
-                                .batch = r->batch,
+                                .batch = p->batch,
                                 .count = r->count};
   float *host = NULL;
   NP_TRY(np_heads_create(p->features.ops, &shape, true, &p->heads));
@@ -99,8 +113,10 @@ out:
 }
 
 static np_status open_loader(probe *p) {
-  np_loader_options options = np_features_loader(p->recipe, p->result->batch);
+  np_loader_options options = np_features_loader(p->recipe, p->batch);
   options.train = true;
+  options.whole = p->result->batch;
+  options.first = np_comm_rank(p->comm) * p->batch;
   options.batches = p->result->steps;
   options.crop = (np_crop_range){p->recipe->probe.crop_scale[0], p->recipe->probe.crop_scale[1],
                                  p->recipe->data.crop_ratio[0], p->recipe->data.crop_ratio[1]};
@@ -115,6 +131,7 @@ static void report(const probe *p, int64_t step, const double *losses) {
   const double seconds = now_seconds() - p->started, rate = (double)((step + 1) * r->batch) / seconds;
   const bool terminal = isatty(STDERR_FILENO), last = step + 1 == r->steps;
   double best = INFINITY;
+  if (np_comm_rank(p->comm) > 0) return;
   for (int g = 0; g < r->count; g++)
     if (losses[g] < best) best = losses[g];
   if (!terminal && !last && (step + 1) % p->recipe->probe.log_every) return;
@@ -126,19 +143,38 @@ static void report(const probe *p, int64_t step, const double *losses) {
   free(line);
 }
 
-/* One step of every head on the same features. */
-static np_status train_step(probe *p, int64_t step, const np_batch *batch, double *losses) {
+/* Features of this rank's share of the next batch, and their moments. */
+static np_status look(probe *p, const np_batch **batch, double **moments, int64_t *size) {
+  np_status st;
+  NP_TRY(np_loader_next(p->loader, batch));
+  NP_TRY(np_features_run(&p->features, (*batch)->count, (*batch)->pixels));
+  st = np_heads_moments(p->heads, (*batch)->count, p->features.values, moments, size);
+out:
+  return st;
+}
+
+/* One step of every head on the same features. losses [G]: of the whole batch. */
+static np_status train_step(probe *p, int64_t step, double *losses) {
   np_status st;
   np_probe_result *r = p->result;
-  NP_TRY(np_features_run(&p->features, batch->count, batch->pixels));
-  NP_TRY(np_heads_normalise(p->heads, batch->count, true, p->features.values));
+  const np_batch *batch = NULL;
+  double *moments = NULL;
+  int64_t size = 0;
+  NP_TRY(np_comm_settle(p->comm, look(p, &batch, &moments, &size)));
+  NP_TRY(np_comm_sum_f64(p->comm, -1, moments, size));
+  NP_TRY(np_comm_join(p->comm));
+  NP_TRY(np_heads_normalise(p->heads, batch->count, r->batch, p->features.values));
   for (int g = 0; g < r->count; g++) {
     const np_schedule schedule = {.lr = r->points[g].lr, .warmup = p->recipe->probe.warmup, .steps = r->steps};
+    float *gradients = np_heads_gradients(p->heads);
     NP_TRY(np_heads_forward(p->heads, g, batch->count, p->features.values, NULL));
-    NP_TRY(np_heads_backward(p->heads, g, batch->count, p->features.values, batch->labels, &losses[g]));
-    NP_TRY(np_optimiser_step(p->optimisers[g], np_heads_weights(p->heads, g), np_heads_gradients(p->heads), NULL,
+    NP_TRY(np_heads_backward(p->heads, g, batch->count, r->batch, p->features.values, batch->labels, &losses[g]));
+    NP_TRY(np_comm_sum_f32(p->comm, -1, gradients, np_heads_learnt(p->heads)->total));
+    NP_TRY(np_comm_join(p->comm));
+    NP_TRY(np_optimiser_step(p->optimisers[g], np_heads_weights(p->heads, g), gradients, NULL,
                              np_schedule_lr(&schedule, step)));
   }
+  st = np_comm_total(p->comm, losses, r->count);
 out:
   return st;
 }
@@ -146,14 +182,12 @@ out:
 static np_status train(probe *p) {
   np_status st = NP_OK;
   np_probe_result *r = p->result;
-  const np_batch *batch = NULL;
   const int64_t epoch = (p->train->count + r->batch - 1) / r->batch, last = r->steps < epoch ? r->steps : epoch;
   double *losses = calloc((size_t)r->count, sizeof *losses);
   if (!losses) return np_error(NP_ERR_MEMORY, "probe: out of memory");
-  NP_TRY(open_loader(p));
+  NP_TRY(np_comm_settle(p->comm, open_loader(p)));
   for (int64_t step = 0; step < r->steps; step++) {
-    NP_TRY(np_loader_next(p->loader, &batch));
-    NP_TRY(train_step(p, step, batch, losses));
+    NP_TRY(train_step(p, step, losses));
     for (int g = 0; g < r->count && step >= r->steps - last; g++) r->points[g].train_loss += losses[g] / (double)last;
     report(p, step, losses);
   }
@@ -177,7 +211,7 @@ static np_status score(probe *p) {
   np_probe_result *r = p->result;
   np_score *scores = calloc((size_t)r->count, sizeof *scores);
   if (!scores) return np_error(NP_ERR_MEMORY, "probe: out of memory");
-  NP_TRY(np_evaluate(&p->features, p->heads, r->count, r->classes, p->val, r->batch, scores, NULL));
+  NP_TRY(np_evaluate(&p->features, p->heads, r->count, r->classes, p->val, p->batch, scores, NULL));
   r->best = -1;
   for (int g = 0; g < r->count; g++) {
     const np_score *best = r->best < 0 ? NULL : &scores[r->best];
@@ -195,30 +229,55 @@ out:
   return st;
 }
 
+/* The best head is the same on all ranks, to the bit; the first one writes it. */
 static np_status write_best(probe *p, const np_probe_options *options) {
   np_status st = NP_OK;
-  float *host = malloc((size_t)np_heads_params(p->heads)->total * sizeof *host);
+  const int64_t total = np_heads_params(p->heads)->total;
+  double squares = 0;
+  float *host = malloc((size_t)total * sizeof *host);
   if (!host) return np_error(NP_ERR_MEMORY, "probe: out of memory");
-  NP_TRY(np_heads_get(p->heads, p->result->best, host));
-  NP_TRY(np_probe_write(p->opened, options, p->result, p->heads, host, p->train->classes));
+  NP_TRY(np_comm_settle(p->comm, np_heads_get(p->heads, p->result->best, host)));
+  for (int64_t i = 0; i < total; i++) squares += (double)host[i] * (double)host[i];
+  NP_TRY(np_comm_near(p->comm, "the weights of the best head", squares));
+  if (options->out && np_comm_rank(p->comm) == 0)
+    st = np_probe_write(p->opened, options, p->result, p->heads, host, p->train->classes);
+  st = np_comm_part(p->comm, st);
 out:
   free(host);
   return st;
 }
 
+/* What all ranks must find alike, beside the recipe. */
+static np_status compare(probe *p) {
+  np_status st;
+  NP_TRY(np_comm_same(p->comm, "the number of training images", p->train->count));
+  NP_TRY(np_comm_same(p->comm, "the number of validation images", p->val->count));
+out:
+  return st;
+}
+
+static np_status open_all(probe *p) {
+  np_status st;
+  NP_TRY(np_features_open(p->opened, p->result->layers, p->result->layer_count, p->batch, &p->features));
+  st = open_heads(p);
+out:
+  return st;
+}
+
 np_status np_probe_run(np_opened *opened, const np_probe_options *options, np_probe_result *result) {
   np_status st;
-  probe p = {.opened = opened, .recipe = opened->recipe, .result = result, .started = now_seconds()};
+  probe p = {
+      .opened = opened, .recipe = opened->recipe, .result = result, .comm = opened->comm, .started = now_seconds()};
   *result = (np_probe_result){0};
   NP_TRY(np_open_layers(opened->recipe, options->layers, NULL, result->layers, &result->layer_count));
-  NP_TRY(open_data(&p, options));
+  NP_TRY(np_comm_settle(p.comm, open_data(&p, options)));
+  NP_TRY(compare(&p));
   NP_TRY(open_grid(&p));
-  NP_TRY(np_features_open(opened, result->layers, result->layer_count, result->batch, &p.features));
-  NP_TRY(open_heads(&p));
+  NP_TRY(np_comm_settle(p.comm, open_all(&p)));
   NP_TRY(train(&p));
   NP_TRY(score(&p));
   result->seconds = now_seconds() - p.started;
-  if (options->out) NP_TRY(write_best(&p, options));
+  st = write_best(&p, options);
 out:
   for (int g = 0; p.optimisers && g < result->count; g++) np_optimiser_destroy(p.optimisers[g]);
   free(p.optimisers);

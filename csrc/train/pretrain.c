@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 /* ---- before anything is taken ------------------------------------------------------------------------------------ */
 
@@ -152,30 +151,12 @@ static void release(np_trainer *t) {
 
 /* ---- a run ------------------------------------------------------------------------------------------------------- */
 
-/* Of what the ranks of a run must agree on: all but the places and processors that each may have of its own. */
-static np_status hash_recipe(const np_recipe *recipe, int64_t *out) {
-  np_recipe common = *recipe; /* borrows strings */
-  char empty[] = "", *text;
-  common.threads = 0;
-  common.device = -1;
-  common.data.train = empty;
-  common.data.workers = 0;
-  np_status st = np_recipe_dump(&common, &text);
-  if (st != NP_OK) return st;
-  *out = (int64_t)XXH3_64bits(text, strlen(text));
-  free(text);
-  return NP_OK;
-}
-
 /* What all ranks must find alike: the recipe, the images, and where the run stands. */
 static np_status compare(np_trainer *t, const np_checkpoint *checkpoint) {
   np_status st;
-  int64_t recipe = 0;
-  NP_TRY(np_comm_settle(t->comm, hash_recipe(t->recipe, &recipe)));
-  NP_TRY(np_comm_same(t->comm, "the recipe", recipe));
+  NP_TRY(np_ranks_compare(t->comm, t->recipe, t->state.act));
   NP_TRY(np_comm_same(t->comm, "the images of data.train", (int64_t)t->state.listing));
   NP_TRY(np_comm_same(t->comm, "the checkpoints in run.dir", checkpoint ? checkpoint->state.step : -1));
-  NP_TRY(np_comm_same(t->comm, "precision", t->state.act));
 out:
   return st;
 }

@@ -156,7 +156,7 @@ out:
 static np_status check_evaluation(fixture *f, const char *name) {
   np_status st;
   NP_TRY(features(f, 0));
-  NP_TRY(np_heads_normalise(f->heads, f->batch, false, f->features));
+  NP_TRY(np_heads_normalise(f->heads, f->batch, 0, f->features));
   NP_TRY(np_heads_forward(f->heads, 0, f->batch, f->features, f->logits));
   check(f, golden_close(name, f->logits, np_safetensors_find(f->expect, name), 0, (int64_t)f->batch * f->shape.classes,
                         f->bounds.activation));
@@ -184,9 +184,12 @@ static np_status train_steps(fixture *f) {
     double loss;
     np_step_outcome outcome;
     NP_TRY(features(f, step));
-    NP_TRY(np_heads_normalise(f->heads, f->batch, true, f->features));
+    double *moments;
+    int64_t size;
+    NP_TRY(np_heads_moments(f->heads, f->batch, f->features, &moments, &size));
+    NP_TRY(np_heads_normalise(f->heads, f->batch, f->batch, f->features));
     NP_TRY(np_heads_forward(f->heads, 0, f->batch, f->features, f->logits));
-    NP_TRY(np_heads_backward(f->heads, 0, f->batch, f->features, f->labels, &loss));
+    NP_TRY(np_heads_backward(f->heads, 0, f->batch, f->batch, f->features, f->labels, &loss));
     check(f, golden_close_number("loss", loss, losses[step], f->bounds.loss));
     if (step == 0) {
       check(f, golden_close("train.logits", f->logits, np_safetensors_find(f->expect, "train.logits"), 0,

@@ -298,7 +298,7 @@ static void accuracy_agrees(void **state) {
     np_image image = cropped(set->samples[i].path);
     feed(s, &image, NULL);
     assert_int_equal(np_model_features(s.model, layers, 3, device), NP_OK);
-    assert_int_equal(np_heads_normalise(heads, 1, false, device), NP_OK);
+    assert_int_equal(np_heads_normalise(heads, 1, 0, device), NP_OK);
     assert_int_equal(np_heads_forward(heads, 0, 1, device, logits), NP_OK);
     int first = 0;
     for (int c = 1; c < 3; c++)

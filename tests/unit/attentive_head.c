@@ -115,7 +115,10 @@ static int teardown(void **state) {
 
 static void normalise(fixture *f, int count, bool train) {
   assert_int_equal(f->ops->upload(f->ops, f->device, f->x, (size_t)count * N * D * sizeof(float)), NP_OK);
-  assert_int_equal(np_heads_normalise(f->heads, count, train, f->device), NP_OK);
+  double *moments;
+  int64_t size;
+  if (train) assert_int_equal(np_heads_moments(f->heads, count, f->device, &moments, &size), NP_OK);
+  assert_int_equal(np_heads_normalise(f->heads, count, train ? count : 0, f->device), NP_OK);
 }
 
 static double *widen(const float *from, int64_t count) {
@@ -153,7 +156,7 @@ static void gradients_agree(void **state) {
     double *w = widen(f->host[g], f->table->total);
     normalise(f, B, true);
     assert_int_equal(np_heads_forward(f->heads, g, B, f->device, NULL), NP_OK);
-    assert_int_equal(np_heads_backward(f->heads, g, B, f->device, f->labels, &loss), NP_OK);
+    assert_int_equal(np_heads_backward(f->heads, g, B, B, f->device, f->labels, &loss), NP_OK);
     assert_true(fabs(loss - reference_loss(f->table, w, y, B, f->labels, NULL)) <= 1e-5);
     assert_int_equal(
         f->ops->download(f->ops, gradients, np_heads_gradients(f->heads), (size_t)learnt->total * sizeof(float)),
@@ -233,7 +236,7 @@ static void refusals(void **state) {
   np_heads *heads;
   double loss;
   const int32_t wrong[B] = {0, 1, CLASSES, 2};
-  assert_int_equal(np_heads_backward(f->heads, 0, B, f->device, wrong, &loss), NP_ERR_ARGUMENT);
+  assert_int_equal(np_heads_backward(f->heads, 0, B, B, f->device, wrong, &loss), NP_ERR_ARGUMENT);
   assert_non_null(strstr(np_error_message(), "label 5"));
   const np_heads_shape shape = {.width = D, .heads = 5, .classes = CLASSES, .tokens = N, .batch = B, .count = 1};
   assert_int_equal(np_heads_create(f->ops, &shape, true, &heads), NP_ERR_ARGUMENT);

@@ -8,7 +8,8 @@ static void batch_norm_case(harness *h, int rows, int width, bool train) {
   int64_t all = (int64_t)rows * width;
   double *x64, *mean64, *var64, *want = h_take_f64(h, all);
   float *x = h_normal_f32(h, all, 2.0, &x64), *y = h_take_f32(h, all), *mean = h_normal_f32(h, width, 1.0, &mean64);
-  float *var = h_normal_f32(h, width, 1.0, &var64);
+  float *var = h_normal_f32(h, width, 1.0, &var64), *mean2 = h_take_f32(h, width), *var2 = h_take_f32(h, width);
+  double *sums = h_take_f64(h, 2 * width), *rest = h_take_f64(h, 2 * width);
   h_case(h, "%d rows of %d, train %d", rows, width, train);
   for (int64_t i = 0; i < all; i++) x64[i] = (double)(x[i] += 40.0f);
   for (int j = 0; j < width; j++) {
@@ -23,13 +24,27 @@ static void batch_norm_case(harness *h, int rows, int width, bool train) {
     }
     for (int r = 0; r < rows; r++) want[(int64_t)r * width + j] = (x64[(int64_t)r * width + j] - m) / sqrt(v + eps);
   }
-  H_OK(h->ops->batch_norm(h->ops, rows, width, (float)eps, (float)momentum, train, x, mean, var, y));
+  memcpy(mean2, mean, (size_t)width * sizeof *mean);
+  memcpy(var2, var, (size_t)width * sizeof *var);
+  if (train) H_OK(h->ops->batch_moments(h->ops, rows, width, x, mean, sums));
+  H_OK(
+      h->ops->batch_norm(h->ops, rows, width, (float)eps, (float)momentum, train ? sums : NULL, rows, x, mean, var, y));
   h_close_f32(h, "y", all, y, want,
               rows == 1 && train ? 1.0 : 1e-5); /* of one row, rounding over sqrt(eps) is all there is */
   h_close_f32(h, "running mean", width, mean, mean64, 3e-7);
   h_close_f32(h, "running variance", width, var, var64, 1e-6);
-  H_OK(h->ops->batch_norm(h->ops, rows, width, (float)eps, (float)momentum, false, x, mean, var, y));
-  H_OK(h->ops->batch_norm(h->ops, rows, width, (float)eps, (float)momentum, false, x, mean, var, x)); /* in place */
+  if (train && rows > 1) { /* on two ranks: this one has the first rows alone */
+    const int mine = rows / 3 + 1;
+    H_OK(h->ops->batch_moments(h->ops, mine, width, x, mean2, sums));
+    H_OK(h->ops->batch_moments(h->ops, rows - mine, width, x + (int64_t)mine * width, mean2, rest));
+    for (int i = 0; i < 2 * width; i++) sums[i] += rest[i];
+    H_OK(h->ops->batch_norm(h->ops, mine, width, (float)eps, (float)momentum, sums, rows, x, mean2, var2, y));
+    h_close_f32(h, "y of a part", (int64_t)mine * width, y, want, 1e-5);
+    h_close_f32(h, "running mean of a part", width, mean2, mean64, 3e-7);
+    h_close_f32(h, "running variance of a part", width, var2, var64, 1e-6);
+  }
+  H_OK(h->ops->batch_norm(h->ops, rows, width, (float)eps, (float)momentum, NULL, 0, x, mean, var, y));
+  H_OK(h->ops->batch_norm(h->ops, rows, width, (float)eps, (float)momentum, NULL, 0, x, mean, var, x)); /* in place */
   assert_memory_equal(x, y, (size_t)all * sizeof *x);
   h_finish(h);
 }

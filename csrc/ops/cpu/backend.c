@@ -173,6 +173,7 @@ static const np_ops operations = {
     .attention_forward = np_cpu_attention_forward,
     .attention_backward = np_cpu_attention_backward,
     .pixel_loss = np_cpu_pixel_loss,
+    .batch_moments = np_cpu_batch_moments,
     .batch_norm = np_cpu_batch_norm,
     .pool_forward = np_cpu_pool_forward,
     .pool_backward = np_cpu_pool_backward,

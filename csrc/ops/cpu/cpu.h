@@ -89,8 +89,9 @@ np_status np_cpu_attention_backward(np_ops *ops, int batch, int tokens, int head
                                     const void *dout, void *dqkv);
 np_status np_cpu_pixel_loss(np_ops *ops, const np_pixels *pixels, int64_t rows, const int32_t *index, bool normalize,
                             const float *scale, const void *pred, void *dpred, double *loss, bool accumulate);
-np_status np_cpu_batch_norm(np_ops *ops, int64_t rows, int width, float eps, float momentum, bool train, const float *x,
-                            float *running_mean, float *running_var, float *y);
+np_status np_cpu_batch_moments(np_ops *ops, int64_t rows, int width, const float *x, const float *shift, double *sums);
+np_status np_cpu_batch_norm(np_ops *ops, int64_t rows, int width, float eps, float momentum, const double *sums, int64_t whole,
+                            const float *x, float *running_mean, float *running_var, float *y);
 np_status np_cpu_pool_forward(np_ops *ops, int batch, int tokens, int heads, int width, const float *x, const float *u,
                               float *weight, float *pooled);
 np_status np_cpu_pool_backward(np_ops *ops, int batch, int tokens, int heads, int width, const float *x,

@@ -10,39 +10,46 @@ static int min_int(int a, int b) { return a < b ? a : b; }
 
 enum { STRIP = 64 }; /* columns a part owns at a time; their sums stay in the first cache */
 
-/* Statistics of columns [left, left + strip): the batch's into mean and factor, and the running ones moved. */
-static void strip_statistics(const np_simd *simd, int64_t rows, int width, int left, int strip, float eps,
-                             float momentum, const float *x, float *running_mean, float *running_var, float *mean,
-                             float *factor) {
-  double sum[STRIP] = {0}, squares[STRIP] = {0};
-  const float zero[STRIP] = {0};
-  simd->column_moment(rows, width, strip, 1, x + left, zero, sum);
-  for (int j = 0; j < strip; j++) mean[left + j] = (float)(sum[j] / (double)rows);
-  simd->column_moment(rows, width, strip, 2, x + left, mean + left, squares);
-  for (int j = 0; j < strip; j++) {
-    /* One row has no unbiased variance; the running one then takes the biased, 0. */
-    double var = squares[j] / (double)rows, unbiased = rows > 1 ? squares[j] / (double)(rows - 1) : var;
-    int column = left + j;
-    factor[column] = (float)(1.0 / sqrt(var + (double)eps));
-    running_mean[column] = (1.0f - momentum) * running_mean[column] + momentum * mean[column];
-    running_var[column] = (1.0f - momentum) * running_var[column] + momentum * (float)unbiased;
+np_status np_cpu_batch_moments(np_ops *ops, int64_t rows, int width, const float *x, const float *shift, double *sums) {
+  np_cpu *cpu = np_cpu_of(ops);
+  const int strips = (width + STRIP - 1) / STRIP;
+  memset(sums, 0, 2 * (size_t)width * sizeof *sums);
+#pragma omp parallel for num_threads(cpu->threads) schedule(static) if (strips > 1)
+  for (int s = 0; s < strips; s++) {
+    const int left = s * STRIP, strip = min_int(STRIP, width - left);
+    for (int power = 1; power <= 2; power++)
+      cpu->simd->column_moment(rows, width, strip, power, x + left, shift + left, sums + (power - 1) * width + left);
+  }
+  return NP_OK;
+}
+
+/* mean and factor of a batch from its sums, and the running statistics moved. */
+static void batch_factors(int width, float eps, float momentum, const double *sums, int64_t whole, float *running_mean,
+                          float *running_var, float *mean, float *factor) {
+  const double n = (double)whole;
+  for (int j = 0; j < width; j++) {
+    /* Rounding may leave a flat column's variance below 0. One row has no unbiased variance; the running one then takes
+     * the biased, 0. */
+    const double off = sums[j] / n, scatter = sums[width + j] - sums[j] * off;
+    const double var = scatter > 0 || isnan(scatter) ? scatter / n : 0,
+                 unbiased = whole > 1 ? var * (n / (n - 1)) : var;
+    mean[j] = (float)((double)running_mean[j] + off);
+    factor[j] = (float)(1.0 / sqrt(var + (double)eps));
+    running_mean[j] = (1.0f - momentum) * running_mean[j] + momentum * mean[j];
+    running_var[j] = (1.0f - momentum) * running_var[j] + momentum * (float)unbiased;
   }
 }
 
-np_status np_cpu_batch_norm(np_ops *ops, int64_t rows, int width, float eps, float momentum, bool train, const float *x,
-                            float *running_mean, float *running_var, float *y) {
+np_status np_cpu_batch_norm(np_ops *ops, int64_t rows, int width, float eps, float momentum, const double *sums,
+                            int64_t whole, const float *x, float *running_mean, float *running_var, float *y) {
   np_status st = NP_OK;
   np_cpu *cpu = np_cpu_of(ops);
   size_t row_bytes = np_cpu_lines((size_t)width * sizeof(float));
   void *scratch;
   NP_TRY(np_cpu_scratch(cpu, 2 * row_bytes, &scratch));
   float *mean = scratch, *factor = (float *)((char *)scratch + row_bytes);
-  if (train) {
-    int strips = (width + STRIP - 1) / STRIP;
-#pragma omp parallel for num_threads(cpu->threads) schedule(static) if (strips > 1)
-    for (int s = 0; s < strips; s++)
-      strip_statistics(cpu->simd, rows, width, s * STRIP, min_int(STRIP, width - s * STRIP), eps, momentum, x,
-                       running_mean, running_var, mean, factor);
+  if (sums) {
+    batch_factors(width, eps, momentum, sums, whole, running_mean, running_var, mean, factor);
   } else {
     memcpy(mean, running_mean, (size_t)width * sizeof *mean);
     for (int j = 0; j < width; j++) factor[j] = 1.0f / sqrtf(running_var[j] + eps);

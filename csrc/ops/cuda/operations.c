@@ -79,13 +79,22 @@ static np_status pixel_loss(np_ops *ops, const np_pixels *pixels, int64_t rows, 
 
 /* ---- probe ---- */
 
-static np_status batch_norm(np_ops *ops, int64_t rows, int width, float eps, float momentum, bool train, const float *x,
-                            float *running_mean, float *running_var, float *y) {
+static np_status batch_moments(np_ops *ops, int64_t rows, int width, const float *x, const float *shift, double *sums) {
+  np_cuda_core *core = np_cuda_enter(ops);
+  void *scratch;
+  np_status st = np_cuda_scratch(core, np_kernel_batch_moments_scratch(&core->gpu, width), &scratch);
+  if (st != NP_OK) return st;
+  return np_kernel_batch_moments(&core->gpu, rows, width, x, shift, sums, scratch);
+}
+
+static np_status batch_norm(np_ops *ops, int64_t rows, int width, float eps, float momentum, const double *sums,
+                            int64_t whole, const float *x, float *running_mean, float *running_var, float *y) {
   np_cuda_core *core = np_cuda_enter(ops);
   void *scratch;
   np_status st = np_cuda_scratch(core, np_kernel_batch_norm_scratch(&core->gpu, width), &scratch);
   if (st != NP_OK) return st;
-  return np_kernel_batch_norm(&core->gpu, rows, width, eps, momentum, train, x, running_mean, running_var, y, scratch);
+  return np_kernel_batch_norm(&core->gpu, rows, width, eps, momentum, sums, whole, x, running_mean, running_var, y,
+                              scratch);
 }
 
 static np_status pool_forward(np_ops *ops, int batch, int tokens, int heads, int width, const float *x, const float *u,
@@ -144,6 +153,7 @@ void np_cuda_operations(np_ops *table) {
   table->gelu_forward = gelu_forward;
   table->gelu_backward = gelu_backward;
   table->pixel_loss = pixel_loss;
+  table->batch_moments = batch_moments;
   table->batch_norm = batch_norm;
   table->pool_forward = pool_forward;
   table->pool_backward = pool_backward;
