@@ -74,18 +74,12 @@ static int remove_work(void **state) {
 
 /* ---- results ----------------------------------------------------------------------------------------------------- */
 
-static np_safetensors *open_end(const char *run) {
-  np_safetensors *file;
-  char *path = np_format("%s/checkpoints/step-%08d/" NP_CHECKPOINT_MODEL, run, STEPS);
-  assert_ok(np_safetensors_open(path, &file));
-  free(path);
-  return file;
-}
-
-/* The largest difference between the last weights of two runs. */
-static double difference(const char *run, const char *other) {
-  np_safetensors *a = open_end(run), *b = open_end(other);
+/* The largest difference between the weights of two files. */
+static double difference_of(const char *path, const char *other) {
+  np_safetensors *a, *b;
   double most = 0;
+  assert_ok(np_safetensors_open(path, &a));
+  assert_ok(np_safetensors_open(other, &b));
   assert_int_equal(np_safetensors_count(a), np_safetensors_count(b));
   for (int i = 0; i < np_safetensors_count(a); i++) {
     const np_tensor *x = np_safetensors_at(a, i), *y = np_safetensors_find(b, x->name);
@@ -95,6 +89,16 @@ static double difference(const char *run, const char *other) {
   }
   np_safetensors_close(a);
   np_safetensors_close(b);
+  return most;
+}
+
+/* The same of the last weights of two runs. */
+static double difference(const char *run, const char *other) {
+  char *a = np_format("%s/checkpoints/step-%08d/" NP_CHECKPOINT_MODEL, run, STEPS);
+  char *b = np_format("%s/checkpoints/step-%08d/" NP_CHECKPOINT_MODEL, other, STEPS);
+  const double most = difference_of(a, b);
+  free(a);
+  free(b);
   return most;
 }
 
@@ -221,6 +225,54 @@ static void stopped_and_gone_on(void **state) {
   assert_like_whole("stopped");
 }
 
+/* ---- the probe --------------------------------------------------------------------------------------------------- */
+
+#define PROBE(...)                                                                                                     \
+  (const char *const[]) {                                                                                              \
+    "probe", "whole", "data=images", BACKEND, "precision=fp32", "threads=1", "data.workers=1", "probe.batch=8",        \
+        "probe.epochs=2", "probe.lr=[0.003]", "probe.weight_decay=[0.1]", "probe.warmup=0.1", __VA_ARGS__, NULL        \
+  }
+
+static double number_of(const char *path, const char *key) {
+  char text[4096] = "", *at;
+  FILE *file = fopen(path, "r");
+  assert_non_null(file);
+  text[fread(text, 1, sizeof text - 1, file)] = 0;
+  fclose(file);
+  if (!(at = strstr(text, key))) fail_msg("%s has no %s: %s", path, key, text);
+  return strtod(at + strlen(key), NULL);
+}
+
+/* Heads are those of one process, but for rounding, and the same bits again; so are the scores, of however many ranks:
+ * three of them share four images. */
+static void probed(void **state) {
+  (void)state;
+  expect(1, PROBE("out=head1.safetensors"), 0, NULL);
+  expect(2, PROBE("out=head2.safetensors"), 0, NULL);
+  expect(4, PROBE("out=head4.safetensors"), 0, NULL);
+  expect(2, PROBE("out=again.safetensors"), 0, NULL);
+  for (int n = 2; n <= 4; n += 2) {
+    char *path = np_format("head%d.safetensors", n);
+    const double most = difference_of("head1.safetensors", path);
+    if (most > 2e-4) fail_msg("heads of %d ranks differ by %g", n, most);
+    free(path);
+  }
+  assert_true(difference_of("head2.safetensors", "again.safetensors") == 0);
+#define EVAL "eval", "head1.safetensors", "data=images", BACKEND, "precision=fp32", "threads=1"
+  expect(1, (const char *const[]){EVAL, "json=score1.json", NULL}, 0, NULL);
+  expect(3, (const char *const[]){EVAL, "json=score3.json", NULL}, 0, NULL);
+  assert_true(number_of("score3.json", "\"images\":") == 4);
+  assert_true(number_of("score1.json", "\"top1\":") == number_of("score3.json", "\"top1\":"));
+  assert_true(fabs(number_of("score1.json", "\"loss\":") / number_of("score3.json", "\"loss\":") - 1) < 1e-5);
+  expect(3, PROBE("out=no.safetensors"), 2, "probe.batch: 8 among 3 ranks; expected a multiple of 3");
+  np_ranks r;
+  np_ranks_start(&r, 2, PROBE("out=images")); /* what the first rank alone would write to is a folder */
+  np_ranks_wait(&r);
+  for (int i = 0; i < r.count; i++) assert_int_not_equal(r.exit_code[i], 0);
+  if (!strstr(r.err, "error: rank 0: ") || !strstr(r.err, "error: rank 1: rank 0 failed: its own line says why"))
+    fail_msg("%s", r.err);
+}
+
 /* ---- failures ---------------------------------------------------------------------------------------------------- */
 
 /* A rank is killed: the others leave, and what they had is there. */
@@ -290,7 +342,7 @@ static void not_finite(void **state) {
 static void refused(void **state) {
   (void)state;
   expect(3, TRAIN("no", "seed=0"), 2, "train.batch: 8 among 3 ranks; expected a multiple of 3");
-  expect(2, (const char *const[]){"probe", "whole", NULL}, 2, "'probe' runs in one: start it once");
+  expect(2, (const char *const[]){"features", "whole", NULL}, 2, "'features' runs in one: start it once");
   expect(2, TRAIN("no", "data.train=nowhere"), 1, "error: rank 0: cannot read the folder");
   expect(2, TRAIN("whole", "optim.lr=1"), 2, "the recipe differs");
 }
@@ -310,6 +362,7 @@ int main(void) {
       cmocka_unit_test(bench),          cmocka_unit_test(as_one),     cmocka_unit_test(stopped_and_gone_on),
       cmocka_unit_test(killed),         cmocka_unit_test(stuck),      cmocka_unit_test(damaged),
       cmocka_unit_test(first_fails),    cmocka_unit_test(not_finite), cmocka_unit_test(refused),
+      cmocka_unit_test(probed),
   };
   return cmocka_run_group_tests(tests, make_work, remove_work);
 }
