@@ -347,7 +347,8 @@ static void refused(void **state) {
   expect(2, TRAIN("whole", "optim.lr=1"), 2, "the recipe differs");
 }
 
-int main(void) {
+/* NAME: that test alone. */
+int main(int argc, char **argv) {
 #ifdef NP_RANKS_GPU
   const char *lack = np_ranks_lack(4);
   if (lack) {
@@ -364,5 +365,6 @@ int main(void) {
       cmocka_unit_test(first_fails),    cmocka_unit_test(not_finite), cmocka_unit_test(refused),
       cmocka_unit_test(probed),
   };
+  if (argc > 1) cmocka_set_test_filter(argv[1]);
   return cmocka_run_group_tests(tests, make_work, remove_work);
 }
