@@ -26,6 +26,8 @@ static const np_cli_usage usage = {
     .text = "Train attentive heads on a frozen trunk, one for each probe.lr and probe.weight_decay, in one pass over "
             "the data, and report\n"
             "their top-1 and top-5 on the validation images. The best head is written with the published names.\n"
+            "A probe that was stopped (exit status 75) or killed goes on from OUT.progress when the same command is "
+            "given again.\n"
             "MODEL is a run folder (its newest checkpoint), a checkpoint folder or a .safetensors file, published ones "
             "too.\n",
     .examples = "  nextpatch probe runs/600m data=/data/imagenet\n"
@@ -65,19 +67,19 @@ static np_status find_data(const np_recipe *recipe, const char *data, char **tra
   return NP_OK;
 }
 
-/* Where the result goes; refuse now what could not be written after hours of training. */
-static np_status find_out(const char *model, const char *out, bool random, char **path) {
+/* Where the result goes. */
+static char *find_out(const char *model, const char *out, bool random) {
   const char *name = random ? "probe-random.safetensors" : "probe.safetensors";
-  *path = out ? np_format("%s", out) : is_folder(model) ? np_path_join(model, name) : np_format("%s", name);
-  return np_cli_check_output("out", *path);
+  return out ? np_format("%s", out) : is_folder(model) ? np_path_join(model, name) : np_format("%s", name);
 }
 
-/* All that can be found out before hours of training. out: the first rank's alone. */
+/* All that can be found out before hours of training; the first rank writes. */
 static np_status find_places(const np_cli_options *options, const np_opened *opened, bool random, char **train,
                              char **val, char **out) {
   np_status st = find_data(opened->recipe, np_cli_value(options, "data", NULL), train, val);
-  if (st != NP_OK || np_comm_rank(opened->comm) > 0) return st;
-  return find_out(options->positional[0], np_cli_value(options, "out", NULL), random, out);
+  if (st != NP_OK) return st;
+  *out = find_out(options->positional[0], np_cli_value(options, "out", NULL), random);
+  return np_comm_rank(opened->comm) == 0 ? np_cli_check_output("out", *out) : NP_OK;
 }
 
 static void print_result(const np_probe_result *r, const np_probe_options *how) {

@@ -41,15 +41,9 @@ out:
   return st;
 }
 
-/* Of what ranks must agree on. */
 static np_status hash_recipe(const np_recipe *recipe, int64_t *out) {
-  np_recipe common = *recipe; /* borrows strings */
-  char empty[] = "", *text;
-  common.threads = 0;
-  common.device = -1;
-  common.data.train = common.probe.data = common.probe.train = common.probe.val = empty;
-  common.data.workers = 0;
-  np_status st = np_recipe_dump(&common, &text);
+  char *text;
+  np_status st = np_recipe_dump_common(recipe, &text);
   if (st != NP_OK) return st;
   *out = (int64_t)XXH3_64bits(text, strlen(text));
   free(text);

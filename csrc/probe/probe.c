@@ -13,9 +13,12 @@
 #include "data/loader.h"
 #include "optim/optimiser.h"
 #include "optim/schedule.h"
+#include "probe/progress.h"
 #include "util/file.h"
+#include "util/interrupt.h"
 #include "util/log.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,9 +34,11 @@ typedef struct probe {
   np_optimiser **optimisers; /* [G] */
   np_loader *loader;
   np_probe_result *result;
-  np_comm *comm; /* the opened model's */
-  int batch;     /* images of a step that are this rank's */
-  double started;
+  np_comm *comm;             /* the opened model's */
+  int batch;                 /* images of a step that are this rank's */
+  char *settings, *progress; /* as np_probe_progress; its file, NULL: none */
+  int64_t step, first;       /* steps done; when this process began */
+  double started, before;    /* when this process began; seconds by then */
 } probe;
 
 static double now_seconds(void) {
@@ -117,6 +122,7 @@ static np_status open_loader(probe *p) {
   options.train = true;
   options.whole = p->result->batch;
   options.first = np_comm_rank(p->comm) * p->batch;
+  options.first_batch = p->step;
   options.batches = p->result->steps;
   options.crop = (np_crop_range){p->recipe->probe.crop_scale[0], p->recipe->probe.crop_scale[1],
                                  p->recipe->data.crop_ratio[0], p->recipe->data.crop_ratio[1]};
@@ -124,20 +130,79 @@ static np_status open_loader(probe *p) {
   return np_loader_open(p->train, &options, &p->loader);
 }
 
+/* ---- progress ---- */
+
+static double seconds_spent(const probe *p) { return p->before + now_seconds() - p->started; }
+
+static np_probe_progress progress_of(probe *p) {
+  return (np_probe_progress){.settings = p->settings,
+                             .step = p->step,
+                             .seconds = seconds_spent(p),
+                             .heads = p->heads,
+                             .optimisers = p->optimisers,
+                             .result = p->result};
+}
+
+/* All that decides what becomes of the heads, a line each. */
+static np_status describe(probe *p, const np_probe_options *options) {
+  np_recipe copy = *p->recipe; /* borrows strings */
+  char *recipe, *layers = np_layers_text(p->result->layers, p->result->layer_count);
+  copy.probe.log_every = 1;
+  copy.probe.save_every = 0;
+  copy.backend = NP_BACKEND_AUTO;
+  copy.run.patience = 0;
+  np_status st = np_recipe_dump_common(&copy, &recipe);
+  if (st == NP_OK) {
+    p->settings =
+        np_format("model: %s\ninit: %s\nlayers: %s\nprecision: %s\nclasses: %d\nimages: %lld\n%s", p->opened->path,
+                  options->init, layers, np_model_ops(p->opened->model)->act == NP_BF16 ? "bf16" : "fp32",
+                  p->result->classes, (long long)p->train->count, recipe);
+    free(recipe);
+  }
+  free(layers);
+  return st;
+}
+
+/* Where an earlier start of the same command was stopped. */
+static np_status go_on(probe *p, const np_probe_options *options) {
+  np_status st = NP_OK;
+  np_probe_progress progress;
+  if (!options->out) return NP_OK;
+  NP_TRY(describe(p, options));
+  p->progress = np_probe_progress_path(options->out);
+  progress = progress_of(p);
+  NP_TRY(np_probe_progress_read(p->progress, &progress));
+  p->step = p->first = progress.step;
+  p->before = progress.seconds;
+  if (p->step > 0)
+    np_info("going on from '%s': step %lld of %lld", p->progress, (long long)p->step, (long long)p->result->steps);
+out:
+  return st;
+}
+
+/* All ranks have the same heads; the first one writes. */
+static np_status save(probe *p) {
+  np_status st = NP_OK;
+  const np_probe_progress progress = progress_of(p);
+  if (!p->progress) return NP_OK;
+  if (np_comm_rank(p->comm) == 0) st = np_probe_progress_write(p->progress, &progress);
+  return np_comm_settle(p->comm, st);
+}
+
 /* ---- training ---- */
 
-static void report(const probe *p, int64_t step, const double *losses) {
+static void report(const probe *p, const double *losses) {
   const np_probe_result *r = p->result;
-  const double seconds = now_seconds() - p->started, rate = (double)((step + 1) * r->batch) / seconds;
-  const bool terminal = isatty(STDERR_FILENO), last = step + 1 == r->steps;
+  const double rate = (double)((p->step - p->first) * r->batch) / (now_seconds() - p->started);
+  const bool terminal = isatty(STDERR_FILENO), last = p->step == r->steps;
   double best = INFINITY;
   if (np_comm_rank(p->comm) > 0) return;
   for (int g = 0; g < r->count; g++)
     if (losses[g] < best) best = losses[g];
-  if (!terminal && !last && (step + 1) % p->recipe->probe.log_every) return;
+  if (!terminal && !last && p->step % p->recipe->probe.log_every) return;
   char *line =
-      np_format("probe: step %lld/%lld  loss %.4f (best of %d)  %.1f images/s  %.0f s left", (long long)step + 1,
-                (long long)r->steps, best, r->count, rate, (double)((r->steps - step - 1) * r->batch) / rate);
+      np_format("probe: step %lld/%lld  loss %.4f (best of %d)  %.1f images/s  %.0f s left", (long long)p->step,
+                (long long)r->steps, best, r->count, rate, (double)((r->steps - p->step) * r->batch) / rate);
   if (terminal) np_log_set_status(line);
   else np_info("%s", line);
   free(line);
@@ -153,8 +218,9 @@ out:
   return st;
 }
 
-/* One step of every head on the same features. losses [G]: of the whole batch. */
-static np_status train_step(probe *p, int64_t step, double *losses) {
+/* One step of every head on the same features. said [G + 1]: each head's loss over the whole batch, and how many ranks
+ * were asked to stop. */
+static np_status train_step(probe *p, double *said) {
   np_status st;
   np_probe_result *r = p->result;
   const np_batch *batch = NULL;
@@ -168,39 +234,64 @@ static np_status train_step(probe *p, int64_t step, double *losses) {
     const np_schedule schedule = {.lr = r->points[g].lr, .warmup = p->recipe->probe.warmup, .steps = r->steps};
     float *gradients = np_heads_gradients(p->heads);
     NP_TRY(np_heads_forward(p->heads, g, batch->count, p->features.values, NULL));
-    NP_TRY(np_heads_backward(p->heads, g, batch->count, r->batch, p->features.values, batch->labels, &losses[g]));
+    NP_TRY(np_heads_backward(p->heads, g, batch->count, r->batch, p->features.values, batch->labels, &said[g]));
     NP_TRY(np_comm_sum_f32(p->comm, -1, gradients, np_heads_learnt(p->heads)->total));
     NP_TRY(np_comm_join(p->comm));
     NP_TRY(np_optimiser_step(p->optimisers[g], np_heads_weights(p->heads, g), gradients, NULL,
-                             np_schedule_lr(&schedule, step)));
+                             np_schedule_lr(&schedule, p->step)));
   }
-  st = np_comm_total(p->comm, losses, r->count);
+  said[r->count] = np_interrupt_signal() != 0;
+  NP_TRY(np_comm_total(p->comm, said, r->count + 1));
+  p->step++;
 out:
   return st;
 }
 
-static np_status train(probe *p) {
+/* Until the last step, or until a rank is asked to stop: then *stop, behind the same step on all. */
+static np_status train_steps(probe *p, double *said, bool *stop) {
   np_status st = NP_OK;
   np_probe_result *r = p->result;
   const int64_t epoch = (p->train->count + r->batch - 1) / r->batch, last = r->steps < epoch ? r->steps : epoch;
-  double *losses = calloc((size_t)r->count, sizeof *losses);
-  if (!losses) return np_error(NP_ERR_MEMORY, "probe: out of memory");
-  NP_TRY(np_comm_settle(p->comm, open_loader(p)));
-  for (int64_t step = 0; step < r->steps; step++) {
-    NP_TRY(train_step(p, step, losses));
-    for (int g = 0; g < r->count && step >= r->steps - last; g++) r->points[g].train_loss += losses[g] / (double)last;
-    report(p, step, losses);
+  const int64_t every = p->recipe->probe.save_every;
+  while (p->step < r->steps && !*stop) {
+    NP_TRY(train_step(p, said));
+    for (int g = 0; g < r->count && p->step > r->steps - last; g++) r->points[g].train_loss += said[g] / (double)last;
+    report(p, said);
+    *stop = said[r->count] > 0 && p->step < r->steps;
+    if (*stop || p->step == r->steps || (every > 0 && p->step % every == 0)) NP_TRY(save(p));
   }
   for (int g = 0; g < r->count; g++) {
     np_step_outcome outcome;
     NP_TRY(np_optimiser_read(p->optimisers[g], &outcome));
-    r->points[g].skipped = r->steps - outcome.steps;
+    r->points[g].skipped = p->step - outcome.steps;
   }
 out:
+  return st;
+}
+
+static np_status stopped(const probe *p, int signal) {
+  return np_error(NP_ERR_INTERRUPTED, "%s after step %lld of %lld; %s",
+                  signal ? strsignal(signal) : "a signal to another rank", (long long)p->step,
+                  (long long)p->result->steps,
+                  p->progress ? "the same command goes on from there" : "nothing is kept where nothing is written");
+}
+
+static np_status train(probe *p) {
+  np_status st = NP_OK;
+  bool stop = false;
+  double *said = calloc((size_t)p->result->count + 1, sizeof *said);
+  if (!said) return np_error(NP_ERR_MEMORY, "probe: out of memory");
+  if (p->step < p->result->steps) NP_TRY(np_comm_settle(p->comm, open_loader(p)));
+  np_interrupt_watch();
+  st = train_steps(p, said, &stop);
+  const int signal = np_interrupt_signal();
+  np_interrupt_release();
   np_log_set_status(NULL);
+  if (st == NP_OK && stop) st = np_comm_part(p->comm, stopped(p, signal));
+out:
   np_loader_close(p->loader);
   p->loader = NULL;
-  free(losses);
+  free(said);
   return st;
 }
 
@@ -239,8 +330,11 @@ static np_status write_best(probe *p, const np_probe_options *options) {
   NP_TRY(np_comm_settle(p->comm, np_heads_get(p->heads, p->result->best, host)));
   for (int64_t i = 0; i < total; i++) squares += (double)host[i] * (double)host[i];
   NP_TRY(np_comm_near(p->comm, "the weights of the best head", squares));
-  if (options->out && np_comm_rank(p->comm) == 0)
+  if (options->out && np_comm_rank(p->comm) == 0) {
     st = np_probe_write(p->opened, options, p->result, p->heads, host, p->train->classes);
+    if (st == NP_OK && unlink(p->progress) != 0 && errno != ENOENT)
+      st = np_error(NP_ERR_IO, "cannot remove '%s': %s", p->progress, strerror(errno));
+  }
   st = np_comm_part(p->comm, st);
 out:
   free(host);
@@ -274,9 +368,11 @@ np_status np_probe_run(np_opened *opened, const np_probe_options *options, np_pr
   NP_TRY(compare(&p));
   NP_TRY(open_grid(&p));
   NP_TRY(np_comm_settle(p.comm, open_all(&p)));
+  NP_TRY(np_comm_settle(p.comm, go_on(&p, options)));
+  NP_TRY(np_comm_same(p.comm, "the probe's progress", p.step));
   NP_TRY(train(&p));
   NP_TRY(score(&p));
-  result->seconds = now_seconds() - p.started;
+  result->seconds = seconds_spent(&p);
   st = write_best(&p, options);
 out:
   for (int g = 0; p.optimisers && g < result->count; g++) np_optimiser_destroy(p.optimisers[g]);
@@ -285,6 +381,8 @@ out:
   np_features_close(&p.features);
   np_dataset_close(p.train);
   np_dataset_close(p.val);
+  free(p.settings);
+  free(p.progress);
   return st;
 }
 

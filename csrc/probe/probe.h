@@ -28,15 +28,16 @@ typedef struct np_probe_result {
 typedef struct np_probe_options {
   const char *train, *val; /* folders of class folders with the same classes */
   const char *layers;      /* as np_open_layers; NULL: the recipe's */
-  const char *out;         /* file to write, *.safetensors; beside it *.json. NULL: none */
-  bool trunk;              /* the file holds the trunk too, so that `eval` needs nothing else */
-  const char *init;        /* "pretrained" or "random", for the files */
+  const char *out;  /* file to write, *.safetensors; beside it *.json, and *.progress until it is there. NULL: none */
+  bool trunk;       /* the file holds the trunk too, so that `eval` needs nothing else */
+  const char *init; /* "pretrained" or "random", for the files */
 } np_probe_options;
 
 /* Train and score the heads of the recipe's grid (probe.lr × probe.weight_decay) with AdamW (betas 0.9 0.999, every
  * head parameter decays), cross-entropy, and cosine with warm-up. The trunk must have been opened for batches of
- * probe.batch images at least. Two runs with equal inputs give equal bits. Release the result with
- * np_probe_result_free, also after an error. */
+ * probe.batch images at least, or a rank's share. Two runs with equal inputs give equal bits, and so does one that was
+ * stopped in between: NP_ERR_INTERRUPTED after SIGTERM, SIGUSR1 or SIGINT, where the same call goes on. Release the
+ * result with np_probe_result_free, also after an error. */
 np_status np_probe_run(np_opened *opened, const np_probe_options *options, np_probe_result *result);
 void np_probe_result_free(np_probe_result *result);
 

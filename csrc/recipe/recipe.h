@@ -108,6 +108,7 @@ typedef struct np_recipe_probe {
   double crop_scale[2];
   double flip;
   int log_every;
+  int64_t save_every; /* steps between saves of its progress; 0: only when it is stopped, and before it is scored */
 } np_recipe_probe;
 
 typedef struct np_recipe {
@@ -144,6 +145,9 @@ np_status np_recipe_share(const np_recipe *recipe, int ranks, int *step, int *mi
 
 /* The whole recipe as YAML, defaults included; np_recipe_parse reads it back to the same struct. malloc'ed. */
 np_status np_recipe_dump(const np_recipe *recipe, char **out);
+/* The same with the places and processors that each process may have of its own at their defaults: threads, device,
+ * workers, folders of images. */
+np_status np_recipe_dump_common(const np_recipe *recipe, char **out);
 
 /* One line a key: name, type, range, default, meaning; for --help. `section` NULL prints all. */
 void np_recipe_print_keys(const char *section);

@@ -122,3 +122,13 @@ np_status np_recipe_dump(const np_recipe *recipe, char **out) {
   }
   return st;
 }
+
+np_status np_recipe_dump_common(const np_recipe *recipe, char **out) {
+  np_recipe common = *recipe; /* borrows strings */
+  char empty[] = "";
+  common.threads = 0;
+  common.device = -1;
+  common.data.workers = 0;
+  common.data.train = common.probe.data = common.probe.train = common.probe.val = empty;
+  return np_recipe_dump(&common, out);
+}

@@ -136,6 +136,8 @@ const np_key np_keys[] = {
     FIXED(probe.crop_scale, ABOVE(0, 1), "[0.35, 1]", "as data.crop_scale, for training the probe"),
     ONE(probe.flip, FROM(0, 1), "0.5", "as data.flip, for training the probe"),
     ONE(probe.log_every, FROM(1, 1e9), "10", "steps between metric lines"),
+    ONE(probe.save_every, FROM(0, 1e12), "500",
+        "steps between saves, from which the same command goes on; 0: only when stopped"),
 };
 const unsigned np_key_count = sizeof np_keys / sizeof np_keys[0];
 _Static_assert(sizeof np_keys / sizeof np_keys[0] <= NP_KEY_ROOM, "NP_KEY_ROOM is too small for the table");

@@ -8,7 +8,7 @@
  * whether a step is applied. A loss that is not finite has a gradient that is not (np_ops.pixel_loss). Checkpoints, the
  * end and signals wait until everything queued is read. With several ranks all of this happens on each, at the same
  * steps; the first alone writes and tells. */
-#include "train/interrupt.h"
+#include "util/interrupt.h"
 #include "train/progress.h"
 #include "train/step.h"
 #include "util/file.h"

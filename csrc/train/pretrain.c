@@ -3,7 +3,7 @@
 #include "dist/open.h"
 #include "ops/cuda.h"
 #include "train/guard.h"
-#include "train/interrupt.h"
+#include "util/interrupt.h"
 #include "train/run_folder.h"
 #include "train/trainer.h"
 #include "util/file.h"

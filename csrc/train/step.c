@@ -1,7 +1,7 @@
 #include "train/step.h"
 
 #include "optim/schedule.h"
-#include "train/interrupt.h"
+#include "util/interrupt.h"
 #include "util/log.h"
 
 #include <inttypes.h>

@@ -345,7 +345,8 @@ static void round_trip(void **state) {
                                           "probe.warmup=0",
                                           "probe.crop_scale=[0.2, 0.3]",
                                           "probe.flip=0",
-                                          "probe.log_every=3"};
+                                          "probe.log_every=3",
+                                          "probe.save_every=4"};
   enum { COUNT = sizeof overrides / sizeof overrides[0] };
   char *first = NULL, *second = NULL;
   np_recipe *a = good(NULL, overrides, COUNT);

@@ -1,6 +1,6 @@
 /* Signals that ask a run to save and leave. */
-#ifndef NP_TRAIN_INTERRUPT_H
-#define NP_TRAIN_INTERRUPT_H
+#ifndef NP_UTIL_INTERRUPT_H
+#define NP_UTIL_INTERRUPT_H
 
 /* From here until np_interrupt_release SIGTERM, SIGUSR1 and SIGINT are only noted. A second SIGINT ends the program at
  * once. */

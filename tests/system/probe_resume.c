@@ -1,0 +1,164 @@
+/* A probe that is stopped or killed and goes on from OUT.progress: to the same bits; and what may not go on. */
+#include "system/run.h"
+#include "unit/temp.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <sys/stat.h>
+#include <time.h>
+
+static np_run_result result;
+static char
+    *work; /* a folder with a run, `run`, images/train, images/val, and an undisturbed probe, whole.safetensors */
+
+#define PROBE    "probe", "run", "data=images", "probe.batch=8", "probe.save_every=5", "probe.log_every=1"
+#define RUN(...) np_run((const char *const[]){NP_PROGRAM, __VA_ARGS__, NULL}, &result)
+
+static void assert_done(void) {
+  if (result.exit_code != 0) fail_msg("exit status %d: %s", result.exit_code, result.err);
+}
+
+static void assert_failed(int exit_code, const char *what) {
+  const char *line = strstr(result.err, "error: ");
+  if (result.exit_code != exit_code || !line || !strstr(line, what) || strchr(line, '\n') != line + strlen(line) - 1)
+    fail_msg("wanted exit status %d and an error line with '%s', got %d: %s", exit_code, what, result.exit_code,
+             result.err);
+}
+
+static bool is_there(const char *path) {
+  struct stat about;
+  return stat(path, &about) == 0;
+}
+
+static void assert_same(const char *path) {
+  char *bytes[2];
+  size_t size[2];
+  assert_ok(np_file_read("whole.safetensors", 1 << 24, &bytes[0], &size[0]));
+  assert_ok(np_file_read(path, 1 << 24, &bytes[1], &size[1]));
+  assert_int_equal(size[0], size[1]);
+  assert_memory_equal(bytes[0], bytes[1], size[0]);
+  free(bytes[0]);
+  free(bytes[1]);
+}
+
+static const char recipe[] =
+    "backend: cpu\nprecision: fp32\nthreads: 1\n"
+    "model: {image_size: [16, 16], patch_size: 4, width: 32, blocks: 2, heads: 2, head_width: 32, head_blocks: 1}\n"
+    "train: {steps: 2, batch: 8}\n"
+    "probe: {epochs: 10, lr: [1.0e-3, 1.0e-2], weight_decay: [0.1]}\n";
+
+static int make_work(void **state) {
+  if (temp_setup(state) != 0) return -1;
+  work = *state;
+  if (chdir(work) != 0 || np_file_write("recipe.yaml", recipe, strlen(recipe)) != NP_OK) return -1;
+  RUN("synth", "images", "classes=4", "train=40", "val=8", "size=16");
+  if (result.exit_code == 0) RUN("pretrain", "recipe.yaml", "data.train=images/train", "run.dir=run");
+  if (result.exit_code == 0) RUN(PROBE, "out=whole.safetensors");
+  if (result.exit_code != 0) fprintf(stderr, "%s", result.err);
+  return result.exit_code;
+}
+
+static int remove_work(void **state) {
+  *state = work;
+  return chdir("/") != 0 || temp_teardown(state) != 0;
+}
+
+/* Its standard error is a pipe that nobody reads before `finish`: it stands still after some forty of its 50 lines, so
+ * that it is never done before the signal comes. Returns behind the first save. */
+enum { PIPE_BYTES = 4096 };
+static int said = -1;
+static pid_t start(const char *name) {
+  char *out = np_format("out=%s.safetensors", name), *progress = np_format("%s.progress", name);
+  int status, ends[2];
+  assert_int_equal(pipe(ends), 0);
+  assert_true(fcntl(ends[1], F_SETPIPE_SZ, PIPE_BYTES) >= 0);
+  const pid_t child = fork();
+  assert_true(child >= 0);
+  if (child == 0) {
+    dup2(ends[1], 2);
+    close(ends[0]);
+    close(ends[1]);
+    execl(NP_PROGRAM, NP_PROGRAM, PROBE, out, (char *)NULL);
+    _exit(127);
+  }
+  close(ends[1]);
+  said = ends[0];
+  while (!is_there(progress)) {
+    assert_int_equal(waitpid(child, &status, WNOHANG), 0);
+    nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+  }
+  free(out);
+  free(progress);
+  return child;
+}
+
+static int finish(pid_t child) {
+  char bytes[PIPE_BYTES];
+  int status;
+  while (read(said, bytes, sizeof bytes) > 0) continue;
+  close(said);
+  assert_int_equal(waitpid(child, &status, 0), child);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+static void stopped(void **state) {
+  static const int signals[] = {SIGTERM, SIGUSR1, SIGINT};
+  (void)state;
+  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
+    const pid_t child = start("stopped");
+    kill(child, signals[i]);
+    assert_int_equal(finish(child), 75);
+    assert_true(is_there("stopped.progress") && !is_there("stopped.safetensors"));
+    RUN(PROBE, "out=stopped.safetensors");
+    assert_done();
+    assert_non_null(strstr(result.err, "going on from 'stopped.progress': step "));
+    assert_same("stopped.safetensors");
+    assert_true(!is_there("stopped.progress"));
+    assert_int_equal(unlink("stopped.safetensors"), 0);
+  }
+}
+
+static void killed(void **state) {
+  (void)state;
+  const pid_t child = start("killed");
+  kill(child, SIGKILL);
+  assert_int_equal(finish(child), -SIGKILL);
+  RUN(PROBE, "out=killed.safetensors");
+  assert_done();
+  assert_non_null(strstr(result.err, "going on from 'killed.progress': step "));
+  assert_same("killed.safetensors");
+}
+
+/* Nothing is computed that was not asked for, and what is there stays. */
+static void refused(void **state) {
+  (void)state;
+  char *bytes;
+  size_t size;
+  const pid_t child = start("other");
+  kill(child, SIGKILL);
+  (void)finish(child);
+  RUN(PROBE, "out=other.safetensors", "probe.batch=16");
+  assert_failed(2, "'other.progress' is the progress of a probe with 'batch: 8', here it is 'batch: 16'");
+  RUN(PROBE, "out=other.safetensors", "init=random");
+  assert_failed(2, "with 'init: pretrained', here it is 'init: random'");
+  assert_ok(np_file_read("other.progress", 1 << 24, &bytes, &size));
+  bytes[size - 100] ^= 1;
+  assert_ok(np_file_write("other.progress", bytes, size));
+  RUN(PROBE, "out=other.safetensors");
+  assert_failed(1, "'other.progress' is damaged: its bytes are not those that were written");
+  assert_ok(np_file_write("other.progress", bytes, size / 2));
+  RUN(PROBE, "out=other.safetensors");
+  assert_failed(1, "'other.progress'");
+  assert_int_equal(unlink("other.progress"), 0);
+  assert_ok(np_file_read("whole.safetensors", 1 << 24, &bytes, &size));
+  assert_ok(np_file_write("other.progress", bytes, size));
+  RUN(PROBE, "out=other.safetensors");
+  assert_failed(1, "'other.progress' is not the progress of a probe");
+  assert_true(!is_there("other.safetensors"));
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(stopped), cmocka_unit_test(killed), cmocka_unit_test(refused)};
+  return cmocka_run_group_tests(tests, make_work, remove_work);
+}
