@@ -12,7 +12,8 @@ else()
   add_library(np_openmp INTERFACE)
   target_link_libraries(np_openmp INTERFACE OpenMP::OpenMP_C)
 endif()
-set(NP_PKGCONFIG_MODULES CYAML=libcyaml YAML=yaml-0.1 CJSON=libcjson XXHASH=libxxhash PROTOBUF_C=libprotobuf-c ISAL=libisal)
+set(NP_PKGCONFIG_MODULES CYAML=libcyaml YAML=yaml-0.1 CJSON=libcjson XXHASH=libxxhash PROTOBUF_C=libprotobuf-c ISAL=libisal
+  ARCHIVE=libarchive)
 foreach(module IN LISTS NP_PKGCONFIG_MODULES)
   string(REPLACE "=" ";" module ${module})
   list(GET module 0 target)
@@ -27,4 +28,4 @@ add_library(np_dependencies INTERFACE)
 target_include_directories(np_dependencies SYSTEM INTERFACE $<BUILD_INTERFACE:${DNNL_INCLUDE_DIR}>)
 target_link_libraries(np_dependencies INTERFACE
   ${DNNL_LIBRARY} PkgConfig::CYAML PkgConfig::YAML PkgConfig::CJSON PkgConfig::XXHASH PkgConfig::PROTOBUF_C
-  PkgConfig::ISAL PNG::PNG JPEG::JPEG np_openmp Threads::Threads m)
+  PkgConfig::ISAL PkgConfig::ARCHIVE PNG::PNG JPEG::JPEG np_openmp Threads::Threads m)

@@ -6,6 +6,7 @@
 #include "util/build.h"
 #include "util/machine.h"
 
+#include <archive.h>
 #include <cjson/cJSON.h>
 #include <cyaml/cyaml.h>
 #include <errno.h>
@@ -179,6 +180,7 @@ static void report_libraries(cJSON *to) {
   say(to, "cJSON", "%s", cJSON_Version());
   say(to, "xxHash", "%u.%u.%u", xxhash / 10000, xxhash / 100 % 100, xxhash % 100);
   say(to, "protobuf-c", "%s", protobuf_c_version());
+  say(to, "libarchive", "%s", archive_version_string() + strcspn(archive_version_string(), "0123456789"));
   say(to, "ISA-L", "%d.%d.%d", ISAL_MAJOR_VERSION, ISAL_MINOR_VERSION, ISAL_PATCH_VERSION);
 }
 

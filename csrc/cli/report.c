@@ -82,13 +82,13 @@ out:
 }
 
 /* One image, its first quarter of patches given, the rest each predicted from the true ones before it. */
-static np_status draw(np_opened *opened, const char *path, np_report_picture *out) {
+static np_status draw(np_opened *opened, const np_dataset *dataset, int64_t index, np_report_picture *out) {
   np_status st;
   const np_recipe_model *m = &opened->recipe->model;
   const int tokens = np_recipe_tokens(m), prefix = tokens / 4 > 0 ? tokens / 4 : 1;
   const int scale = (128 + m->image_size[0] - 1) / m->image_size[0];
   np_image raw = {0}, image = {0}, picture = {0};
-  NP_TRY(np_image_read(path, m->channels, opened->recipe->data.max_pixels, &raw));
+  NP_TRY(np_dataset_read(dataset, index, m->channels, opened->recipe->data.max_pixels, &raw));
   NP_TRY(np_image_eval_crop(&raw, m->image_size[0], m->image_size[1], &image));
   NP_TRY(np_complete_picture(opened->model, &image, prefix, false, scale, &picture));
   NP_TRY(np_image_encode_png(&picture, &out->png, &out->size));
@@ -111,9 +111,14 @@ static np_status draw_all(const np_cli_options *options, const char *folder, np_
   NP_TRY(np_dataset_open(folder, false, &dataset));
   int wanted = dataset->count < PICTURES ? (int)dataset->count : PICTURES;
   for (int i = 0; i < wanted; i++) { /* spread over the folder, so over its classes; a damaged image is left out */
-    const char *path = dataset->samples[(2 * i + 1) * dataset->count / (2 * wanted)].path;
-    if (draw(&opened, path, &pictures[*count]) == NP_OK) ++*count;
-    else np_warn("no picture of '%s': %s", path, np_error_message());
+    const int64_t index = (2 * i + 1) * dataset->count / (2 * wanted);
+    if (draw(&opened, dataset, index, &pictures[*count]) == NP_OK) {
+      ++*count;
+      continue;
+    }
+    char *name = np_dataset_name(dataset, index);
+    np_warn("no picture of '%s': %s", name, np_error_message());
+    free(name);
   }
 out:
   np_dataset_close(dataset);

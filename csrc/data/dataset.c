@@ -1,4 +1,4 @@
-#include "data/dataset.h"
+#include "data/dataset_internal.h"
 
 #include "util/file.h"
 
@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/stat.h>
 
 /* Paths live in large chunks: one allocation for each of a million files would cost more than the text. */
@@ -29,15 +28,15 @@ typedef struct walk {
   int64_t room; /* samples allocated */
 } walk;
 
-static np_status no_memory(const char *path) {
+np_status np_dataset_no_memory(const char *path) {
   return np_error(NP_ERR_MEMORY, "no memory to list the images of '%s'", path);
 }
 
 /* ---- strings and samples
  * --------------------------------------------------------------------------------------------- */
 
-static char *keep(np_dataset *dataset, const char *text) {
-  size_t size = strlen(text) + 1;
+char *np_dataset_keep(np_dataset *dataset, const char *text, size_t length) {
+  size_t size = length + 1;
   chunk *top = dataset->storage;
   if (!top || top->size - top->used < size) {
     size_t room = size > CHUNK_BYTES ? size : CHUNK_BYTES;
@@ -47,7 +46,8 @@ static char *keep(np_dataset *dataset, const char *text) {
     dataset->storage = top = fresh;
   }
   char *out = top->text + top->used;
-  memcpy(out, text, size);
+  memcpy(out, text, length);
+  out[length] = 0;
   top->used += size;
   return out;
 }
@@ -57,34 +57,46 @@ static np_status add_sample(walk *w, const char *path, int label) {
   if (d->count == w->room) {
     int64_t room = w->room ? w->room * 2 : 1024;
     np_sample *larger = realloc(d->samples, (size_t)room * sizeof *larger);
-    if (!larger) return no_memory(path);
+    if (!larger) return np_dataset_no_memory(path);
     d->samples = larger;
     w->room = room;
   }
-  const char *kept = keep(d, path);
-  if (!kept) return no_memory(path);
-  d->samples[d->count++] = (np_sample){.path = kept, .label = label};
+  const char *kept = np_dataset_keep(d, path, strlen(path));
+  if (!kept) return np_dataset_no_memory(path);
+  d->samples[d->count++] = (np_sample){.path = kept, .shard = -1, .label = label};
   return NP_OK;
 }
 
-static int by_label_and_path(const void *a, const void *b) {
+static np_status add_shard(walk *w, const char *path, int label) {
+  np_dataset *d = w->dataset;
+  np_shard *larger = realloc(d->shards, ((size_t)d->shard_count + 1) * sizeof *larger);
+  if (!larger) return np_dataset_no_memory(path);
+  d->shards = larger;
+  d->shards[d->shard_count++] = (np_shard){.path = np_format("%s", path), .label = label, .descriptor = -1};
+  return NP_OK;
+}
+
+/* A file of any kind: an image, a tar, or nothing to us. */
+static np_status add_file(walk *w, const char *path, int label) {
+  if (np_image_is_name(path)) return add_sample(w, path, label);
+  if (np_shard_is_name(path)) return add_shard(w, path, label);
+  if (np_shard_is_compressed(path))
+    return np_error(NP_ERR_ARGUMENT,
+                    "'%s' is compressed: decompress it to a .tar first, whose images can be read in any order", path);
+  return NP_OK;
+}
+
+/* The order of np_dataset.samples. */
+static int by_place(const void *a, const void *b) {
   const np_sample *x = a, *y = b;
   if (x->label != y->label) return x->label < y->label ? -1 : 1;
+  if (x->shard != y->shard) return x->shard < y->shard ? -1 : 1;
+  if (x->shard >= 0) return x->offset < y->offset ? -1 : x->offset > y->offset;
   return strcmp(x->path, y->path);
 }
 
 /* ---- folders
  * --------------------------------------------------------------------------------------------------------- */
-
-static bool is_image_name(const char *name) {
-  static const char *const endings[] = {".png", ".jpg", ".jpeg"};
-  size_t length = strlen(name);
-  for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
-    size_t n = strlen(endings[i]);
-    if (length > n && strcasecmp(name + length - n, endings[i]) == 0) return true;
-  }
-  return false;
-}
 
 static int not_hidden(const struct dirent *entry) { return entry->d_name[0] != '.'; }
 
@@ -128,7 +140,7 @@ static np_status walk_class(walk *w, const char *path, int label, const ancestor
   for (int i = 0; i < count && st == NP_OK; i++) {
     char *below = np_path_join(path, entries[i]->d_name);
     if (is_folder(below, entries[i])) st = walk_class(w, below, label, &here);
-    else if (is_image_name(below)) st = add_sample(w, below, label);
+    else st = add_file(w, below, label);
     free(below);
   }
 out:
@@ -136,15 +148,16 @@ out:
   return st;
 }
 
-static np_status add_class(walk *w, const char *name, const char *path, const ancestor *root) {
-  np_dataset *d = w->dataset;
+np_status np_dataset_add_class(np_dataset *d, int at, const char *name, size_t length) {
   char **larger = realloc(d->classes, ((size_t)d->class_count + 1) * sizeof *larger);
-  if (!larger) return no_memory(path);
+  if (!larger) return np_dataset_no_memory(name);
   d->classes = larger;
-  char *kept = keep(d, name);
-  if (!kept) return no_memory(path);
-  d->classes[d->class_count++] = kept;
-  return walk_class(w, path, d->class_count - 1, root);
+  char *kept = np_dataset_keep(d, name, length);
+  if (!kept) return np_dataset_no_memory(name);
+  memmove(larger + at + 1, larger + at, (size_t)(d->class_count - at) * sizeof *larger);
+  larger[at] = kept;
+  d->class_count++;
+  return NP_OK;
 }
 
 static np_status walk_root(walk *w, const char *root, bool labelled) {
@@ -155,13 +168,15 @@ static np_status walk_root(walk *w, const char *root, bool labelled) {
   NP_TRY(list(root, NULL, &here, &entries, &count));
   for (int i = 0; i < count && st == NP_OK; i++) { /* sorted by name: so are the classes */
     char *path = np_path_join(root, entries[i]->d_name);
+    const char *name = entries[i]->d_name;
     if (is_folder(path, entries[i])) {
-      st = add_class(w, entries[i]->d_name, path, &here);
-    } else if (is_image_name(path)) {
-      st = labelled
-               ? np_error(NP_ERR_ARGUMENT,
-                          "'%s' stands outside the class folders: '%s' must hold CLASS/image.png and so on", path, root)
-               : add_sample(w, path, -1);
+      st = np_dataset_add_class(w->dataset, w->dataset->class_count, name, strlen(name));
+      if (st == NP_OK) st = walk_class(w, path, w->dataset->class_count - 1, &here);
+    } else if (labelled && np_image_is_name(name)) {
+      st = np_error(NP_ERR_ARGUMENT, "'%s' stands outside the class folders: '%s' must hold CLASS/image.png and so on",
+                    path, root);
+    } else {
+      st = add_file(w, path, -1);
     }
     free(path);
   }
@@ -170,21 +185,34 @@ out:
   return st;
 }
 
+/* `root` itself may be a tar file; what else is no folder, listing it will say. */
+static np_status find_files(walk *w, const char *root, bool labelled) {
+  struct stat about;
+  if (stat(root, &about) == 0 && !S_ISDIR(about.st_mode) && (np_shard_is_name(root) || np_shard_is_compressed(root)))
+    return add_file(w, root, -1);
+  return walk_root(w, root, labelled);
+}
+
+static np_status check(const np_dataset *d, const char *root, bool labelled) {
+  if (d->count > 0 && d->shard_count > 0)
+    return np_error(NP_ERR_ARGUMENT, "'%s' holds images and tar files ('%s' and '%s'): keep either in a folder", root,
+                    d->samples[0].path, d->shards[0].path);
+  if (labelled && d->class_count == 0 && d->shard_count == 0)
+    return np_error(NP_ERR_ARGUMENT, "'%s' has no class folders: it must hold CLASS/image.png and so on", root);
+  if (d->count == 0 && d->shard_count == 0)
+    return np_error(NP_ERR_ARGUMENT, "'%s' holds no image (*.png, *.jpg, *.jpeg) and no *.tar", root);
+  return NP_OK;
+}
+
 np_status np_dataset_open(const char *root, bool labelled, np_dataset **out) {
   np_status st = NP_OK;
   *out = NULL;
   np_dataset *dataset = calloc(1, sizeof *dataset);
-  if (!dataset) return no_memory(root);
-  NP_TRY(walk_root(&(walk){.dataset = dataset}, root, labelled));
-  if (labelled && dataset->class_count == 0) {
-    st = np_error(NP_ERR_ARGUMENT, "'%s' has no class folders: it must hold CLASS/image.png and so on", root);
-    goto out;
-  }
-  if (dataset->count == 0) {
-    st = np_error(NP_ERR_ARGUMENT, "'%s' holds no image (*.png, *.jpg, *.jpeg)", root);
-    goto out;
-  }
-  qsort(dataset->samples, (size_t)dataset->count, sizeof *dataset->samples, by_label_and_path);
+  if (!dataset) return np_dataset_no_memory(root);
+  NP_TRY(find_files(&(walk){.dataset = dataset}, root, labelled));
+  NP_TRY(check(dataset, root, labelled));
+  if (dataset->shard_count > 0) NP_TRY(np_dataset_list_shards(dataset, labelled));
+  qsort(dataset->samples, (size_t)dataset->count, sizeof *dataset->samples, by_place);
   *out = dataset;
   return NP_OK;
 out:
@@ -199,7 +227,43 @@ void np_dataset_close(np_dataset *dataset) {
     free(c);
     c = before;
   }
+  for (int i = 0; i < dataset->shard_count; i++) np_shard_close(&dataset->shards[i]);
+  free(dataset->shards);
   free(dataset->classes);
   free(dataset->samples);
   free(dataset);
+}
+
+/* ---- one sample
+ * ------------------------------------------------------------------------------------------------------ */
+
+char *np_dataset_name(const np_dataset *dataset, int64_t index) {
+  const np_sample *s = &dataset->samples[index];
+  if (s->shard < 0) return np_format("%s", s->path);
+  return np_format("%s:%s", dataset->shards[s->shard].path, s->path);
+}
+
+static np_status read_member(const np_shard *shard, const np_sample *s, const char *name, int channels,
+                             int64_t max_pixels, np_image *out) {
+  np_status st = NP_OK;
+  void *bytes = NULL;
+  if (s->size > NP_IMAGE_MAX_BYTES)
+    return np_error(NP_ERR_FORMAT, "'%s' has more than the %d bytes that are read", name, NP_IMAGE_MAX_BYTES);
+  if (!(bytes = malloc(s->size + 1)))
+    return np_error(NP_ERR_MEMORY, "no memory for the %u bytes of '%s'", s->size, name);
+  NP_TRY(np_shard_read(shard, s->offset, s->size, name, bytes));
+  st = np_image_decode(bytes, s->size, name, channels, max_pixels, out);
+out:
+  free(bytes);
+  return st;
+}
+
+np_status np_dataset_read(const np_dataset *dataset, int64_t index, int channels, int64_t max_pixels, np_image *out) {
+  const np_sample *s = &dataset->samples[index];
+  *out = (np_image){0};
+  if (s->shard < 0) return np_image_read(s->path, channels, max_pixels, out);
+  char *name = np_dataset_name(dataset, index);
+  np_status st = read_member(&dataset->shards[s->shard], s, name, channels, max_pixels, out);
+  free(name);
+  return st;
 }

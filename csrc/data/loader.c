@@ -108,12 +108,11 @@ static np_status fill(np_loader *loader, slot *s, int i) {
   int64_t tries = n < MAX_STAND_INS ? n : MAX_STAND_INS;
   for (int64_t t = 0; t < tries; t++) {
     int64_t index = (drawn + t) % n;
-    const np_sample *sample = &loader->dataset->samples[index];
     if (!is_known_bad(loader, index)) {
-      np_status st = np_transform_load(&transform, sample->path, s->batch.pixels + (size_t)i * bytes);
+      np_status st = np_transform_load(&transform, loader->dataset, index, s->batch.pixels + (size_t)i * bytes);
       if (st == NP_OK) {
         s->batch.indices[i] = index;
-        s->batch.labels[i] = sample->label;
+        s->batch.labels[i] = loader->dataset->samples[index].label;
         return NP_OK;
       }
       if (st != NP_ERR_FORMAT && st != NP_ERR_IO) return st;
@@ -122,8 +121,10 @@ static np_status fill(np_loader *loader, slot *s, int i) {
     s->damaged[i] = true;
     if (!o->train) return NP_OK;
   }
-  return np_error(NP_ERR_FORMAT, "%lld damaged images in a row, from '%s' on", (long long)tries,
-                  loader->dataset->samples[drawn].path);
+  char *name = np_dataset_name(loader->dataset, drawn);
+  np_status st = np_error(NP_ERR_FORMAT, "%lld damaged images in a row, from '%s' on", (long long)tries, name);
+  free(name);
+  return st;
 }
 
 /* ---- the workers (the lock is held)

@@ -2,6 +2,7 @@
 
 #include "util/philox.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static np_status augment(const np_transform *t, const np_image *in, np_image *out) {
@@ -26,14 +27,16 @@ static np_status shape(const np_transform *transform, const np_image *in, np_ima
   return o->train ? augment(transform, in, out) : np_image_eval_crop(in, o->height, o->width, out);
 }
 
-np_status np_transform_load(const np_transform *transform, const char *path, uint8_t *pixels) {
+np_status np_transform_load(const np_transform *transform, const np_dataset *dataset, int64_t sample, uint8_t *pixels) {
   np_status st = NP_OK;
   const np_loader_options *o = transform->options;
   np_image decoded = {0}, image = {0};
-  NP_TRY(np_image_read(path, o->channels, o->max_pixels, &decoded));
+  NP_TRY(np_dataset_read(dataset, sample, o->channels, o->max_pixels, &decoded));
   st = shape(transform, &decoded, &image);
   if (st != NP_OK) {
-    np_error_context(st, "%s", path); /* unlike reading, cropping does not know the file */
+    char *name = np_dataset_name(dataset, sample);
+    np_error_context(st, "%s", name); /* unlike reading, cropping does not know the file */
+    free(name);
     goto out;
   }
   memcpy(pixels, image.pixels, (size_t)o->height * (size_t)o->width * (size_t)o->channels);

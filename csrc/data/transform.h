@@ -1,4 +1,4 @@
-/* From a file to the pixels that stand in a batch. */
+/* From a sample to the pixels that stand in a batch. */
 #ifndef NP_DATA_TRANSFORM_H
 #define NP_DATA_TRANSFORM_H
 
@@ -11,8 +11,8 @@ typedef struct np_transform {
   int64_t index;
 } np_transform;
 
-/* Read, decode; training: flip, random crop, jitter as drawn; evaluation: the evaluation crop.
+/* Read and decode a sample; training: flip, random crop, jitter as drawn; evaluation: the evaluation crop.
  * NP_ERR_FORMAT and NP_ERR_IO mean a damaged or unreadable image. `pixels` is [height, width, channels]. */
-np_status np_transform_load(const np_transform *transform, const char *path, uint8_t *pixels);
+np_status np_transform_load(const np_transform *transform, const np_dataset *dataset, int64_t sample, uint8_t *pixels);
 
 #endif

@@ -3,8 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
-
-enum { MAX_FILE_BYTES = 1 << 30 };
+#include <strings.h>
 
 void np_image_free(np_image *image) {
   free(image->pixels);
@@ -41,12 +40,22 @@ np_status np_image_decode(const void *bytes, size_t size, const char *name, int 
   return np_error(NP_ERR_FORMAT, "%s: neither PNG nor JPEG", name);
 }
 
+bool np_image_is_name(const char *name) {
+  static const char *const endings[] = {".png", ".jpg", ".jpeg"};
+  size_t length = strlen(name);
+  for (size_t i = 0; i < sizeof endings / sizeof *endings; i++) {
+    size_t n = strlen(endings[i]);
+    if (length > n && strcasecmp(name + length - n, endings[i]) == 0) return true;
+  }
+  return false;
+}
+
 np_status np_image_read(const char *path, int channels, int64_t max_pixels, np_image *out) {
   np_status st = NP_OK;
   char *bytes = NULL;
   size_t size = 0;
   *out = (np_image){0};
-  NP_TRY(np_file_read(path, MAX_FILE_BYTES, &bytes, &size));
+  NP_TRY(np_file_read(path, NP_IMAGE_MAX_BYTES, &bytes, &size));
   NP_TRY(np_image_decode(bytes, size, path, channels, max_pixels, out));
 out:
   free(bytes);

@@ -4,6 +4,7 @@
 
 #include "util/status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,7 +20,11 @@ void np_image_free(np_image *image); /* zeroes the struct; a zeroed struct is fi
  * `max_pixels` (checked before memory is taken). Never prints. `name` stands in messages. */
 np_status np_image_decode(const void *bytes, size_t size, const char *name, int channels, int64_t max_pixels, np_image *out);
 
-/* Read a file and decode it. */
+/* Whether a file of this name is taken for an image: *.png, *.jpg, *.jpeg, in any case. */
+bool np_image_is_name(const char *name);
+
+/* Read a file and decode it; one of more than NP_IMAGE_MAX_BYTES is NP_ERR_FORMAT. */
+enum { NP_IMAGE_MAX_BYTES = 1 << 30 };
 np_status np_image_read(const char *path, int channels, int64_t max_pixels, np_image *out);
 
 /* Write a PNG (through a temporary name and rename). */

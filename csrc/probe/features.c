@@ -57,7 +57,7 @@ np_loader_options np_features_loader(const np_recipe *recipe, int batch) {
 
 /* ---- to a file ---- */
 
-/* A path as one line: a line break in it becomes "\n". */
+/* A name as one line: a line break in it becomes "\n". */
 static np_status put_line(np_file_writer *to, const char *text) {
   np_status st = NP_OK;
   for (const char *line_break; (line_break = strchr(text, '\n')); text = line_break + 1) {
@@ -71,16 +71,17 @@ out:
 }
 
 typedef struct sink {
-  np_file_writer array, paths;
+  np_file_writer array, names;
   int64_t shape[3];
   int ndim;
   float *host; /* [batch, N, D] */
 } sink;
 
-/* Bring one batch home, average over tokens where asked, and write its rows and paths. */
+/* Bring one batch home, average over tokens where asked, and write its rows and names. */
 static np_status put_batch(const np_features *f, sink *to, const np_batch *batch, const np_dataset *set) {
   np_status st;
   const size_t width = (size_t)f->opened->recipe->model.width, tokens = f->image / width;
+  char *name = NULL;
   NP_TRY(f->ops->download(f->ops, to->host, f->values, (size_t)batch->count * f->image * sizeof(float)));
   for (int b = 0; b < batch->count; b++) {
     float *row = to->host + (size_t)b * f->image;
@@ -90,17 +91,19 @@ static np_status put_batch(const np_features *f, sink *to, const np_batch *batch
       row[j] = (float)(sum / (double)tokens);
     }
     const size_t values = to->ndim == 2 ? width : f->image;
-    const char *path = set->samples[batch->indices[b]].path;
+    free(name);
+    name = np_dataset_name(set, batch->indices[b]);
     for (size_t j = 0; j < values; j++)
       if (!isfinite(row[j])) {
-        st = np_error(NP_ERR_NUMERIC, "features of '%s' are not finite: value %zu is %g", path, j, (double)row[j]);
+        st = np_error(NP_ERR_NUMERIC, "features of '%s' are not finite: value %zu is %g", name, j, (double)row[j]);
         goto out;
       }
     NP_TRY(np_file_put(&to->array, row, values * sizeof(float)));
-    NP_TRY(put_line(&to->paths, path));
+    NP_TRY(put_line(&to->names, name));
   }
   to->shape[0] += batch->count;
 out:
+  free(name);
   return st;
 }
 
@@ -125,7 +128,7 @@ np_status np_features_write(np_features *f, const char *root, int batch, bool me
   const size_t length = strlen(path);
   const bool dotted = length > 4 && !strcmp(path + length - 4, ".npy");
   char *list = np_format("%.*s.txt", (int)(dotted ? length - 4 : length), path);
-  sink to = {.array = {.descriptor = -1}, .paths = {.descriptor = -1}, .ndim = mean ? 2 : 3};
+  sink to = {.array = {.descriptor = -1}, .names = {.descriptor = -1}, .ndim = mean ? 2 : 3};
   const np_loader_options options = np_features_loader(recipe, batch);
   to.shape[mean ? 1 : 2] = recipe->model.width;
   if (!mean) to.shape[1] = np_recipe_tokens(&recipe->model);
@@ -135,7 +138,7 @@ np_status np_features_write(np_features *f, const char *root, int batch, bool me
     goto out;
   }
   NP_TRY(np_file_begin(&to.array, path));
-  NP_TRY(np_file_begin(&to.paths, list));
+  NP_TRY(np_file_begin(&to.names, list));
   to.shape[0] = set->count;
   NP_TRY(np_npy_header_f32(&to.array, to.shape, to.ndim));
   to.shape[0] = 0;
@@ -156,12 +159,12 @@ np_status np_features_write(np_features *f, const char *root, int batch, bool me
   NP_TRY(put_header_again(&to, path));
   *rows = to.shape[0];
   *bad = np_loader_stats_read(loader).bad;
-  NP_TRY(np_file_commit(&to.paths));
+  NP_TRY(np_file_commit(&to.names));
   NP_TRY(np_file_commit(&to.array));
 out:
   np_log_set_status(NULL);
   np_file_abort(&to.array);
-  np_file_abort(&to.paths);
+  np_file_abort(&to.names);
   np_loader_close(loader);
   np_dataset_close(set);
   free(to.host);

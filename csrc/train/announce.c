@@ -27,14 +27,20 @@ size_t np_trainer_loader_bytes(const np_recipe *recipe, int batch) {
 
 size_t np_trainer_staging_bytes(const np_params *params) { return 2 * (size_t)params->total * sizeof(float); }
 
+static uint64_t hash_below(const char *root, const char *path, uint64_t seed) {
+  const size_t skip = strlen(root);
+  const char *name = strncmp(path, root, skip) == 0 ? path + skip : path;
+  name += strspn(name, "/");
+  return XXH3_64bits_withSeed(name, strlen(name), seed);
+}
+
 uint64_t np_trainer_listing(const np_dataset *dataset, const char *root) {
   uint64_t hash = 0;
-  size_t skip = strlen(root);
   for (int64_t i = 0; i < dataset->count; i++) {
     const np_sample *s = &dataset->samples[i];
-    const char *name = strncmp(s->path, root, skip) == 0 ? s->path + skip : s->path;
-    name += strspn(name, "/");
-    hash = XXH3_64bits_withSeed(name, strlen(name), hash + (uint64_t)(s->label + 1));
+    const uint64_t seed = hash + (uint64_t)(s->label + 1);
+    if (s->shard < 0) hash = hash_below(root, s->path, seed);
+    else hash = XXH3_64bits_withSeed(s->path, strlen(s->path), hash_below(root, dataset->shards[s->shard].path, seed));
   }
   return hash;
 }
@@ -132,8 +138,10 @@ np_status np_trainer_announce(const np_trainer *t) {
   const np_recipe_train *train = &t->recipe->train;
   NP_TRY(np_params_layout(&t->recipe->model, true, &params));
   announce_model(t, &params);
-  np_info("data: %" PRId64 " images in '%s'; %" PRId64 " steps of %d images are %.1f epochs", t->dataset->count,
-          t->recipe->data.train, train->steps, train->batch,
+  char shards[40] = "";
+  if (t->dataset->shard_count > 0) snprintf(shards, sizeof shards, "%d tar files of ", t->dataset->shard_count);
+  np_info("data: %" PRId64 " images in %s'%s'; %" PRId64 " steps of %d images are %.1f epochs", t->dataset->count,
+          shards, t->recipe->data.train, train->steps, train->batch,
           (double)train->steps * train->batch / (double)t->dataset->count);
   if (t->launch.world > 1)
     np_info("ranks: %d, started by %s, %d images of each step on each", t->launch.world, t->launch.launcher, t->batch);
