@@ -1,6 +1,7 @@
 #include "cli/cli.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "data/dataset.h"
 #include "probe/evaluate.h"
 #include "util/file.h"
 
@@ -9,10 +10,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 static const np_cli_word keys[] = {
-    {"data", "folder of class folders; a folder that holds train/ and val/ (or test/) stands for the latter"},
+    {"data", "folder of class folders or of tars, or one tar; a folder that holds train/ and val/ (or test/) stands "
+             "for the latter"},
     {"head", "file with the attentive head; default: MODEL's own"},
     {"layers",
      "blocks to average: 2,3,4 or 14-19 or last (the last six); default: those the head was trained on, else last"},
@@ -23,7 +24,7 @@ static const np_cli_word flags[] = {{"per-class", "also print the accuracy of ea
 static const np_cli_usage usage = {
     .name = "eval",
     .arguments = "MODEL data=FOLDER [head=FILE] [KEY=VALUE ...]",
-    .text = "Score a trained attentive head: top-1 and top-5 on the images of a folder of class folders.\n"
+    .text = "Score a trained attentive head: top-1 and top-5 on the images of class folders or tars.\n"
             "MODEL is what 'nextpatch probe' wrote, or any trunk with head=FILE. Published weights work, too: shapes "
             "are read from the file;\n"
             "the image size and what else it cannot tell come from the recipe's keys (model.image_size, model.heads, "
@@ -54,12 +55,12 @@ typedef struct evaluation {
   int64_t *per_class; /* [2, classes] */
 } evaluation;
 
-static bool has_folder(const char *data, const char *name) {
-  struct stat about;
-  char *path = np_path_join(data, name);
-  const bool yes = stat(path, &about) == 0 && S_ISDIR(about.st_mode);
-  free(path);
-  return yes;
+/* The held-out part of a set of two parts, else the set itself; malloc'ed. */
+static char *find_data(const char *data) {
+  char *train = np_dataset_part(data, "train"), *held_out = train ? np_dataset_part(data, "val") : NULL;
+  if (train && !held_out) held_out = np_dataset_part(data, "test");
+  free(train);
+  return held_out ? held_out : np_format("%s", data);
 }
 
 /* The head's classes must be the folder's: by name where the file lists them, else by number. */
@@ -68,8 +69,8 @@ static np_status check_classes(const evaluation *e, const char *folder) {
   const char *text = np_safetensors_metadata(e->file, "classes");
   if (!text) {
     if (e->set->class_count == e->classes) return NP_OK;
-    return np_error(NP_ERR_ARGUMENT, "%s: the head tells %d classes apart, '%s' has %d class folders", e->file_name,
-                    e->classes, folder, e->set->class_count);
+    return np_error(NP_ERR_ARGUMENT, "%s: the head tells %d classes apart, '%s' has %d", e->file_name, e->classes,
+                    folder, e->set->class_count);
   }
   cJSON *list = cJSON_Parse(text);
   const int count = cJSON_IsArray(list) ? cJSON_GetArraySize(list) : -1;
@@ -195,12 +196,8 @@ static np_status run(const np_cli_options *options) {
   int64_t batch = 64;
   char *folder = NULL;
   np_launch launch;
-  if (!data) return np_error(NP_ERR_ARGUMENT, "eval: needs data=FOLDER, a folder of class folders");
-  const char *held_out = !has_folder(data, "train") ? NULL
-                         : has_folder(data, "val")  ? "val"
-                         : has_folder(data, "test") ? "test"
-                                                    : NULL;
-  folder = held_out ? np_path_join(data, held_out) : np_format("%s", data);
+  if (!data) return np_error(NP_ERR_ARGUMENT, "eval: needs data=FOLDER, a folder of class folders, or of tars");
+  folder = find_data(data);
   NP_TRY(np_launch_detect(&launch));
   NP_TRY(np_cli_integer(options, "batch", 1, 65536, &batch));
   if (json && launch.rank == 0) NP_TRY(np_cli_check_output("json", json));

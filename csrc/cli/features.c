@@ -7,7 +7,7 @@
 #include <string.h>
 
 static const np_cli_word keys[] = {
-    {"out", "file to write; default features.npy. Beside it, .npy replaced by .txt, the images' paths in row order"},
+    {"out", "file to write; default features.npy. Beside it, .npy replaced by .txt, the images' names in row order"},
     {"pool", "mean: one row of D values an image; none: N rows of D values; default mean"},
     {"layers",
      "blocks to average: 2,3,4 or 14-19 or last (the last six); default: the recipe's probe.layers, else last"},
@@ -16,12 +16,13 @@ static const np_cli_word keys[] = {
 static const np_cli_usage usage = {
     .name = "features",
     .arguments = "MODEL IMAGES [out=FILE] [KEY=VALUE ...]",
-    .text = "Write the trunk's features of every image of a folder as a NumPy array: float32 [images, D], or [images, "
-            "N, D] with pool=none.\n"
+    .text = "Write the trunk's features of every image of a folder or tar as a NumPy array: float32 [images, D], or "
+            "[images, N, D] with pool=none.\n"
             "Images are cropped as in evaluation and seen bidirectionally; damaged ones are skipped and named.\n"
             "MODEL is a run folder (its newest checkpoint), a checkpoint folder or a .safetensors file, published ones "
             "too.\n",
     .examples = "  nextpatch features runs/600m images/ out=features.npy\n"
+                "  nextpatch features runs/600m shards/val-000.tar\n"
                 "  nextpatch features aim_600m.safetensors images/ layers=14-19 pool=none out=tokens.npy\n",
     .least = 2,
     .most = 2,

@@ -16,10 +16,10 @@ static const struct command {
   int (*run)(int argc, char **argv);
   bool ranks; /* several processes may run it together */
 } commands[] = {
-    {"pretrain", "pretrain a model on a folder of images; goes on where it was stopped", np_cli_pretrain, true},
+    {"pretrain", "pretrain a model on images in folders or tars; goes on where it was stopped", np_cli_pretrain, true},
     {"probe", "train attentive heads on a frozen trunk and score them", np_cli_probe, true},
-    {"eval", "score a trained probe on a labelled folder", np_cli_eval, true},
-    {"features", "write an image folder's features as .npy", np_cli_features, false},
+    {"eval", "score a trained probe on labelled images", np_cli_eval, true},
+    {"features", "write the features of images as .npy", np_cli_features, false},
     {"complete", "continue an image from its first patches, as a picture", np_cli_complete, false},
     {"plan", "parameters, FLOPs and memory of a recipe, before anything runs", np_cli_plan, false},
     {"inspect", "what a checkpoint or a weight file holds", np_cli_inspect, false},

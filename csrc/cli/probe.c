@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "data/dataset.h"
 #include "util/file.h"
 #include "util/log.h"
 
@@ -11,8 +12,9 @@
 #include <sys/stat.h>
 
 static const np_cli_word keys[] = {
-    {"data",
-     "folder with train/ and val/ (or test/), each a folder of class folders; default: the recipe's probe.data"},
+    {"data", "folder with train/ and val/ (or test/), each a folder of class folders or of tars, or one tar, "
+             "train.tar; default: "
+             "the recipe's probe.data"},
     {"out", "file to write, beside it *.json; default probe.safetensors (probe-random.safetensors) in the run folder, "
             "else here"},
     {"init", "pretrained | random: random keeps the recipe and draws fresh weights, the baseline; default pretrained"},
@@ -46,24 +48,18 @@ static bool is_folder(const char *path) {
   return stat(path, &about) == 0 && S_ISDIR(about.st_mode);
 }
 
-/* The two folders, malloc'ed. probe.train and probe.val win over what lies in data. */
+/* The two folders or tars, malloc'ed. probe.train and probe.val win over what lies in data. */
 static np_status find_data(const np_recipe *recipe, const char *data, char **train, char **val) {
   const np_recipe_probe *probe = &recipe->probe;
   if (!data && probe->data && *probe->data) data = probe->data;
   const bool own_train = probe->train && *probe->train, own_val = probe->val && *probe->val;
   if (!data && !(own_train && own_val))
     return np_error(NP_ERR_ARGUMENT, "probe: needs data=FOLDER with train/ and val/, or probe.train and probe.val");
-  *train = own_train ? np_format("%s", probe->train) : np_path_join(data, "train");
-  *val = own_val ? np_format("%s", probe->val) : np_path_join(data, "val");
-  if (!own_val && !is_folder(*val)) {
-    char *test = np_path_join(data, "test");
-    if (!is_folder(test)) {
-      free(test);
-      return np_error(NP_ERR_ARGUMENT, "probe: '%s' has neither val/ nor test/", data);
-    }
-    free(*val);
-    *val = test;
-  }
+  *train = own_train ? np_format("%s", probe->train) : np_dataset_part(data, "train");
+  *val = own_val ? np_format("%s", probe->val) : np_dataset_part(data, "val");
+  if (!*val) *val = np_dataset_part(data, "test");
+  if (!*val) return np_error(NP_ERR_ARGUMENT, "probe: '%s' has neither val/ nor test/, nor a tar of those names", data);
+  if (!*train) return np_error(NP_ERR_ARGUMENT, "probe: '%s' has neither train/ nor train.tar", data);
   return NP_OK;
 }
 

@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { MOST_SCORES = 16, PICTURES = 8 };
 
@@ -19,7 +18,8 @@ static const np_cli_word keys[] = {
     {"out", "file to write (RUN/report.html)"},
     {"probe", "result of a probe of the run's trunk, *.json; without it and random=: every RUN/probe*.json"},
     {"random", "result of a probe of a random trunk, *.json"},
-    {"images", "folder to take pictures from (val/ or test/ beside the recipe's data.train, else that itself)"},
+    {"images",
+     "folder, or tar, to take pictures from (val/ or test/ beside the recipe's data.train, else that itself)"},
     {NULL, NULL},
 };
 static const np_cli_usage usage = {
@@ -52,7 +52,26 @@ out:
   return st;
 }
 
-/* The folder of images for pictures, malloc'ed: unseen ones where they stand beside the training images. */
+/* The unseen images beside …/train or …/train.tar, malloc'ed; NULL: none. */
+static char *held_out_of(const char *train) {
+  static const char *const parts[] = {"val", "test"};
+  size_t length = strlen(train);
+  while (length > 0 && train[length - 1] == '/') length--;
+  if (length >= 4 && !strncmp(train + length - 4, ".tar", 4)) length -= 4;
+  if (length < 5 || strncmp(train + length - 5, "train", 5)) return NULL;
+  char *stem = np_format("%.*s", (int)(length - 5), train), *slash = strrchr(stem, '/'), *found = NULL;
+  char *root = np_format("%.*s", slash ? (int)(slash + 1 - stem) : 0, stem);
+  for (int i = 0; i < 2 && !found; i++) {
+    char *name = np_format("%s%s", slash ? slash + 1 : stem, parts[i]);
+    found = np_dataset_part(root, name);
+    free(name);
+  }
+  free(root);
+  free(stem);
+  return found;
+}
+
+/* Where the pictures' images lie, malloc'ed: unseen ones where they stand beside the training images. */
 static np_status choose_images(const np_cli_options *options, char **out) {
   np_status st = NP_OK;
   np_recipe *recipe = NULL;
@@ -64,17 +83,8 @@ static np_status choose_images(const np_cli_options *options, char **out) {
     goto out;
   }
   NP_TRY(np_recipe_load(path, NULL, 0, &recipe));
-  static const char *const beside[] = {"val", "test"};
-  const char *train = recipe->data.train;
-  size_t length = strlen(train);
-  while (length > 0 && train[length - 1] == '/') length--;
-  if (length >= 5 && !strncmp(train + length - 5, "train", 5))
-    for (int i = 0; i < 2 && !*out; i++) {
-      char *other = np_format("%.*s%s", (int)(length - 5), train, beside[i]);
-      if (access(other, R_OK) == 0) *out = other;
-      else free(other);
-    }
-  if (!*out) *out = np_format("%s", train);
+  *out = held_out_of(recipe->data.train);
+  if (!*out) *out = np_format("%s", recipe->data.train);
 out:
   np_recipe_free(recipe);
   free(path);

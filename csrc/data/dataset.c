@@ -234,6 +234,16 @@ void np_dataset_close(np_dataset *dataset) {
   free(dataset);
 }
 
+char *np_dataset_part(const char *root, const char *name) {
+  struct stat about;
+  char *folder = np_path_join(root, name), *tar = np_format("%s.tar", folder), *found = NULL;
+  if (stat(folder, &about) == 0 && S_ISDIR(about.st_mode)) found = folder;
+  else if (stat(tar, &about) == 0 && !S_ISDIR(about.st_mode)) found = tar;
+  if (found != folder) free(folder);
+  if (found != tar) free(tar);
+  return found;
+}
+
 /* ---- one sample
  * ------------------------------------------------------------------------------------------------------ */
 

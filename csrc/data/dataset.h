@@ -41,6 +41,10 @@ typedef struct np_dataset {
 np_status np_dataset_open(const char *root, bool labelled, np_dataset **out);
 void np_dataset_close(np_dataset *dataset);
 
+/* Where a part of a set lies, malloc'ed: root/name where that is a folder, root/name.tar where that is a file; NULL
+ * where neither is there. */
+char *np_dataset_part(const char *root, const char *name);
+
 /* What a sample is called in messages and lists, malloc'ed: its path, or shard.tar:member. */
 char *np_dataset_name(const np_dataset *dataset, int64_t index);
 /* Read and decode a sample, from any thread; contract of np_image_read. */

@@ -14,6 +14,7 @@ typedef struct np_synth_options {
   int64_t train, val; /* images in each part */
   int size;           /* height and width in pixels, 8..1024 */
   uint64_t seed;
+  int shards; /* tars in each part, at most one an image; 0: class folders */
 } np_synth_options;
 
 /* Folder name of a class. */
@@ -24,7 +25,8 @@ const char *np_synth_class(int number);
  * only the shape tells it. */
 void np_synth_draw(uint64_t seed, int part, int64_t index, int class_number, int size, uint8_t *pixels);
 
-/* Fill root/train/CLASS/NNNNN.png and root/val/CLASS/NNNNN.png; image i is of class i % classes. root/synth.json says
+/* Fill root/train/CLASS/NNNNN.png and root/val/CLASS/NNNNN.png, or tars root/train/NNNNN.tar and root/val/NNNNN.tar of
+ * such members; image i is of class i % classes. root/synth.json says
  * what the folder holds and whether all of it is there: a complete set of the same options is left as it is (*made
  * false), one that was interrupted is finished, and another set, or images that were not made here, are
  * NP_ERR_ARGUMENT. */

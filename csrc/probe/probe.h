@@ -26,7 +26,7 @@ typedef struct np_probe_result {
 } np_probe_result;
 
 typedef struct np_probe_options {
-  const char *train, *val; /* folders of class folders with the same classes */
+  const char *train, *val; /* labelled, with the same classes */
   const char *layers;      /* as np_open_layers; NULL: the recipe's */
   const char *out;  /* file to write, *.safetensors; beside it *.json, and *.progress until it is there. NULL: none */
   bool trunk;       /* the file holds the trunk too, so that `eval` needs nothing else */

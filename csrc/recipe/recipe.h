@@ -48,7 +48,7 @@ typedef struct np_recipe_model {
 } np_recipe_model;
 
 typedef struct np_recipe_data {
-  char *train;  /* folder of images or of class folders */
+  char *train;  /* images: a folder of files or tars, or a tar */
   int workers;  /* 0: one a core, at most 8 */
   int prefetch; /* batches ahead of the step */
   double crop_scale[2], crop_ratio[2];
@@ -94,8 +94,8 @@ typedef struct np_recipe_run {
 } np_recipe_run;
 
 typedef struct np_recipe_probe {
-  char *data;                /* folder with train/ and val/ class folders, or */
-  char *train, *val;         /* the two folders; each wins over data */
+  char *data;                /* folder with train/ and val/, labelled, or */
+  char *train, *val;         /* the two; each wins over data */
   int layers[NP_MAX_LAYERS]; /* indices of blocks whose outputs are averaged, 0 = first */
   unsigned layers_count;     /* 0: the last six (all, when the trunk has fewer) */
   int epochs;

@@ -77,7 +77,7 @@ const np_key np_keys[] = {
     FIXED(model.pixel_mean, FROM(0, 1), "[0.485, 0.456, 0.406]", "of pixels in [0, 1]; the first `channels` count"),
     FIXED(model.pixel_std, ABOVE(0, 1), "[0.229, 0.224, 0.225]", "of pixels in [0, 1]; the first `channels` count"),
 
-    ONE(data.train, ANY, "''", "folder of images, or of one folder a class"),
+    ONE(data.train, ANY, "''", "folder of images, of one folder a class, or of tar files of images; or one tar"),
     ONE(data.workers, FROM(0, 1024), "0", "threads that read and decode; 0: one a core, at most 8"),
     ONE(data.prefetch, FROM(1, 64), "2", "batches made ahead of the step"),
     FIXED(data.crop_scale, ABOVE(0, 1), "[0.4, 1]", "smallest and largest share of the image's area a crop takes"),
@@ -122,9 +122,10 @@ const np_key np_keys[] = {
     ONE(run.patience, FROM(0, 1e6), "1800",
         "seconds that a rank waits for others, who may be writing a checkpoint, until it leaves; 0: for ever"),
 
-    ONE(probe.data, ANY, "''", "folder with train/ and val/, each a folder of class folders"),
-    ONE(probe.train, ANY, "''", "folder of class folders to train on; wins over data"),
-    ONE(probe.val, ANY, "''", "folder of class folders to report on; wins over data"),
+    ONE(probe.data, ANY, "''", "folder with train/ and val/, each as probe.train; or with train.tar and val.tar"),
+    ONE(probe.train, ANY, "''",
+        "folder of class folders, or of tars with folders in them, to train on; wins over data"),
+    ONE(probe.val, ANY, "''", "the same to report on; wins over data"),
     LIST(probe.layers, probe.layers_count, FROM(0, NP_MAX_LAYERS - 1), "[]",
          "blocks whose outputs are averaged, 0 is the first; []: the last six"),
     ONE(probe.epochs, FROM(1, 1e6), "10", "passes over the training images"),
