@@ -637,14 +637,74 @@ static void test_shares(void **state) {
   np_dataset_close(dataset);
 }
 
+/* ---- tars ---- */
+
+/* The same images as files and in tars, one a class: the same batches to the bit, damaged ones included, which are
+ * named after their tar; however many threads read. */
+static void test_tars(void **state) {
+  char *shards = np_path_join(*state, "shards"), *list = np_path_join(*state, "bad"), *text;
+  size_t size;
+  np_dataset *files = make(state, 30, false), *members;
+  damage_at(files, 3, CUT);
+  damage_at(files, 14, EMPTY);
+  damage_at(files, 15, TEXT);
+  damage_at(files, 29, HUGE);
+  char *command = np_format(
+      "cd '%s' && mkdir shards && for c in c0 c1 c2; do tar --sort=name -cf shards/$c.tar $c; done", (char *)*state);
+  assert_int_equal(system(command), 0);
+  assert_ok(np_dataset_open(shards, true, &members));
+  assert_int_equal(members->count, 30);
+  for (int train = 0; train < 2; train++) {
+    np_loader_options o = options(train);
+    o.jitter_probability = .5;
+    record one = run(files, &o);
+    assert_int_equal(one.status, NP_OK);
+    assert_true(one.stats.bad >= 4);
+    for (o.workers = 1; o.workers < 6; o.workers += 2) {
+      record other = run(members, &o);
+      assert_same(&one, &other);
+      free(other.bytes);
+    }
+    free(one.bytes);
+  }
+  for (int i = 0; i < members->shard_count; i++) { /* as the thousandth tar, which is not kept open */
+    close(members->shards[i].descriptor);
+    members->shards[i].descriptor = -1;
+  }
+  np_loader_options o = options(false);
+  o.bad_list = list;
+  record one = run(members, &o);
+  assert_int_equal(one.stats.bad, 4);
+  free(one.bytes);
+  assert_ok(np_file_read(list, 1 << 20, &text, &size));
+  assert_true(strstr(text, "/shards/c0.tar:c0/003.png: ") && strstr(text, "/shards/c2.tar:c2/009.png: "));
+  free(text);
+  np_dataset_close(members);
+  np_dataset_close(files);
+  free(command);
+  free(list);
+  free(shards);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      IN_TEMP(test_training_order),   IN_TEMP(test_training_transform), IN_TEMP(test_workers_do_not_matter),
-      IN_TEMP(test_resume),           IN_TEMP(test_stand_in),           IN_TEMP(test_evaluation),
-      IN_TEMP(test_bad_share),        IN_TEMP(test_bad_share_goes_on),  IN_TEMP(test_one_channel_not_square),
-      IN_TEMP(test_nothing_readable), IN_TEMP(test_away_for_a_while),   IN_TEMP(test_log),
-      IN_TEMP(test_other_errors),     IN_TEMP(test_close_any_time),     IN_TEMP(test_memory_of_batches),
+      IN_TEMP(test_training_order),
+      IN_TEMP(test_training_transform),
+      IN_TEMP(test_workers_do_not_matter),
+      IN_TEMP(test_resume),
+      IN_TEMP(test_stand_in),
+      IN_TEMP(test_evaluation),
+      IN_TEMP(test_bad_share),
+      IN_TEMP(test_bad_share_goes_on),
+      IN_TEMP(test_one_channel_not_square),
+      IN_TEMP(test_nothing_readable),
+      IN_TEMP(test_away_for_a_while),
+      IN_TEMP(test_log),
+      IN_TEMP(test_other_errors),
+      IN_TEMP(test_close_any_time),
+      IN_TEMP(test_memory_of_batches),
       IN_TEMP(test_shares),
+      IN_TEMP(test_tars),
   };
   np_log_set_level(NP_LOG_QUIET);
   return cmocka_run_group_tests(tests, NULL, NULL);
