@@ -13,13 +13,18 @@ programs=build/fuzz/tests/fuzz
 cmake --preset fuzz >/dev/null
 cmake --build --preset fuzz --target make_seeds $(printf 'fuzz_%s ' "$@")
 
-# Seeds: images from make_seeds; others from tests/fuzz/seeds/NAME, recipes/ and tests/data.
+# Seeds: images from make_seeds, tars of files at hand; others from tests/fuzz/seeds/NAME, recipes/ and tests/data.
 seeds() {
   mkdir -p "build/fuzz/corpus/$1" "build/fuzz/found/$1"
   [ -d "tests/fuzz/seeds/$1" ] && cp -r "tests/fuzz/seeds/$1/." "build/fuzz/corpus/$1/"
   case $1 in
   image) $programs/make_seeds "build/fuzz/corpus/$1" ;;
   recipe) for f in recipes/*.yaml; do [ -f "$f" ] && cp "$f" "build/fuzz/corpus/$1/"; done ;;
+  shard)
+    for format in v7 ustar oldgnu gnu posix; do
+      tar --format=$format -cf "build/fuzz/corpus/$1/$format" --transform 's,$,.png,' README.md .gitignore scripts/packages.cuda
+    done
+    tar --format=posix -cf "build/fuzz/corpus/$1/long" --transform 's,.*,folder/&/&/&/&/&/&/&/&/&/&/&/é.jpg,' scripts/packages.cuda ;;
   safetensors) head -c 4096 tests/data/pillow.safetensors >"build/fuzz/corpus/$1/cut" ;;
   esac
   return 0
