@@ -57,7 +57,6 @@ typedef struct reader {
   size_t names_used, names_room;
   np_member *members;
   int64_t count, room;
-  int64_t next; /* where the header behind the last member must begin; -1: that was no image */
   char block[READ_BYTES];
 } reader;
 
@@ -138,16 +137,12 @@ no_memory:
   return np_error(NP_ERR_MEMORY, "no memory to list the images of '%s'", r->shard->path);
 }
 
-static np_status stored_sparse(const reader *r, const char *name) {
-  return np_error(NP_ERR_ARGUMENT, "'%s:%s' is stored sparse: make the tar without --sparse", r->shard->path, name);
-}
-
 /* The header of a member is read, its bytes come next. */
 static np_status take_member(reader *r, struct archive_entry *entry) {
   const char *tar = r->shard->path, *name = archive_entry_pathname(entry);
   const bool file = archive_entry_filetype(entry) == AE_IFREG, hard_link = archive_entry_hardlink(entry) != NULL;
+  const bool sparse = archive_entry_sparse_count(entry) > 0;
   const int64_t begin = archive_filter_bytes(r->archive, 0), size = archive_entry_size(entry);
-  r->next = -1;
   if (!name)
     return np_error(NP_ERR_FORMAT, "'%s' is damaged: a member near byte %lld has no name", tar, (long long)begin);
   name = below_root(name);
@@ -158,14 +153,12 @@ static np_status take_member(reader *r, struct archive_entry *entry) {
                       "'%s:%s' is a link: make the tar with --dereference and --hard-dereference, which store files",
                       tar, name);
     if (!file) return np_error(NP_ERR_ARGUMENT, "'%s:%s' is no regular file", tar, name);
-    if (archive_entry_sparse_count(entry) > 0) return stored_sparse(r, name);
+    if (sparse) return np_error(NP_ERR_ARGUMENT, "'%s:%s' is stored sparse: make the tar without --sparse", tar, name);
   }
-  if (file && !hard_link && (size < 0 || size > r->size - begin))
-    return np_error(NP_ERR_FORMAT, "'%s' is cut off: '%s' should end at byte %lld, the file does at %lld", tar, name,
-                    (long long)(begin + size), (long long)r->size);
-  if (!is_image(name)) return NP_OK;
-  r->next = begin + (size + BLOCK - 1) / BLOCK * BLOCK;
-  return keep_member(r, name, size);
+  if (file && !hard_link && !sparse && (size < 0 || size > r->size - begin))
+    return np_error(NP_ERR_FORMAT, "'%s' is cut off: of the %lld bytes of '%s' it holds %lld", tar, (long long)size,
+                    name, (long long)(r->size - begin));
+  return is_image(name) ? keep_member(r, name, size) : NP_OK;
 }
 
 static np_status read_members(reader *r) {
@@ -174,11 +167,8 @@ static np_status read_members(reader *r) {
   for (;;) {
     int got = archive_read_next_header(r->archive, &entry);
     if (got != ARCHIVE_OK && got != ARCHIVE_EOF) return damaged(r); /* warnings too: a name may have suffered */
-    const int64_t header = archive_read_header_position(r->archive);
-    if (r->next >= 0 && header != r->next) /* pax keeps the map of a sparse file in front of its bytes */
-      return stored_sparse(r, r->shard->names + r->members[r->count - 1].name);
     if (got == ARCHIVE_EOF) {
-      if (r->size - header >= BLOCK) return NP_OK;
+      if (r->size - archive_read_header_position(r->archive) >= BLOCK) return NP_OK;
       return np_error(NP_ERR_FORMAT, "'%s' is cut off: it lacks the zeros that end a tar file", r->shard->path);
     }
     NP_TRY(take_member(r, entry));
@@ -208,7 +198,7 @@ out:
 
 np_status np_shard_open(np_shard *shard, bool keep_open, np_member **members, int64_t *count) {
   np_status st = NP_OK;
-  reader r = {.shard = shard, .descriptor = -1, .next = -1};
+  reader r = {.shard = shard, .descriptor = -1};
   *members = NULL;
   *count = 0;
   shard->descriptor = -1;

@@ -257,6 +257,10 @@ static void test_refused(void **state) {
   for (int i = 0; i < 4; i++) {
     shell(state, "tar -S --format=%s -cf sparse.tar -C s sparse.png 1.png", sparse[i]);
     assert_error(open_at(state, "sparse.tar", false, &d), NP_ERR_ARGUMENT, "sparse.tar:sparse.png' is stored sparse");
+    shell(state, "cp s/sparse.png s/no-image && tar -S --format=%s -cf sparse.tar -C s no-image 1.png", sparse[i]);
+    assert_ok(open_at(state, "sparse.tar", false, &d));
+    assert_bytes(state, d, "s");
+    np_dataset_close(d);
   }
 }
 
