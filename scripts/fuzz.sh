@@ -22,9 +22,9 @@ seeds() {
   recipe) for f in recipes/*.yaml; do [ -f "$f" ] && cp "$f" "build/fuzz/corpus/$1/"; done ;;
   shard)
     for format in v7 ustar oldgnu gnu posix; do
-      tar --format=$format -cf "build/fuzz/corpus/$1/$format" --transform 's,$,.png,' README.md .gitignore scripts/packages.cuda
+      tar -b 1 --format=$format -cf "build/fuzz/corpus/$1/$format" --transform 's,$,.png,' .gitignore scripts/packages.*
     done
-    tar --format=posix -cf "build/fuzz/corpus/$1/long" --transform 's,.*,folder/&/&/&/&/&/&/&/&/&/&/&/é.jpg,' scripts/packages.cuda ;;
+    tar -b 1 --format=posix -cf "build/fuzz/corpus/$1/long" --transform 's,.*,folder/&/&/&/&/&/&/&/&/&/&/&/é.jpg,' scripts/packages.cuda ;;
   safetensors) head -c 4096 tests/data/pillow.safetensors >"build/fuzz/corpus/$1/cut" ;;
   esac
   return 0

@@ -93,6 +93,41 @@ static void test_make(void **state) {
   free(root), free(train), free(val), free(file);
 }
 
+/* In tars: the same images in the same order, never a tar without any; the manifest knows it. */
+static void test_shards(void **state) {
+  np_synth_options o = {.classes = 3, .train = 10, .val = 2, .size = 8, .seed = 3, .shards = 4};
+  char *train = np_path_join(*state, "train"), *val = np_path_join(*state, "val");
+  uint8_t pixels[8 * 8 * 3];
+  np_dataset *dataset;
+  np_image image;
+  bool made;
+  assert_ok(np_synth_make(*state, &o, &made));
+  assert_true(made);
+  assert_ok(np_dataset_open(train, true, &dataset));
+  assert_int_equal(dataset->shard_count, 4);
+  assert_int_equal(dataset->class_count, 3);
+  assert_int_equal(dataset->count, 10);
+  for (int i = 0; i < 10; i++) {
+    const np_sample *s = &dataset->samples[i];
+    const int index = atoi(strrchr(s->path, '/') + 1);
+    assert_int_equal(s->label, index % 3);
+    assert_int_equal(s->shard, (index * 4 + 3) / 10); /* 2, 3, 2 and 3 images */
+    assert_ok(np_dataset_read(dataset, i, 3, 64, &image));
+    np_synth_draw(3, 0, index, index % 3, 8, pixels);
+    assert_memory_equal(image.pixels, pixels, sizeof pixels);
+    np_image_free(&image);
+  }
+  np_dataset_close(dataset);
+  assert_ok(np_dataset_open(val, true, &dataset));
+  assert_int_equal(dataset->shard_count, 2);
+  np_dataset_close(dataset);
+  assert_ok(np_synth_make(*state, &o, &made));
+  assert_false(made);
+  o.shards = 3;
+  assert_error(np_synth_make(*state, &o, &made), NP_ERR_ARGUMENT, "other options");
+  free(train), free(val);
+}
+
 static void test_interrupted_and_other(void **state) {
   np_synth_options o = {.classes = 10, .train = 20, .val = 0, .size = 8, .seed = 0};
   char *manifest = np_path_join(*state, "synth.json"), *file = np_path_join(*state, "train/ring/00001.png"), *text;
@@ -144,9 +179,13 @@ static void test_failure_is_reported(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_function_of_index),    cmocka_unit_test(test_only_the_shape_differs),
-      cmocka_unit_test(test_colour_tells_nothing), IN_TEMP(test_make),
-      IN_TEMP(test_interrupted_and_other),         IN_TEMP(test_failure_is_reported),
+      cmocka_unit_test(test_function_of_index),
+      cmocka_unit_test(test_only_the_shape_differs),
+      cmocka_unit_test(test_colour_tells_nothing),
+      IN_TEMP(test_make),
+      IN_TEMP(test_shards),
+      IN_TEMP(test_interrupted_and_other),
+      IN_TEMP(test_failure_is_reported),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
