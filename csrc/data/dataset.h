@@ -35,9 +35,9 @@ typedef struct np_dataset {
  * Classes are folders. In tars: where any image member lies in a folder, the members' top folders are the classes, and
  * one that lies in none has no class; where none does, the top folders below `root` are, for the tars in them.
  *
- * `labelled` demands a class for every image. An empty class folder is a class all the same. An empty result, an
- * unreadable folder or tar or a missing one is an error naming it; so are a compressed tar, and images and tars in one
- * folder. */
+ * `labelled` demands a class for every image. An empty class folder is a class all the same; one in a tar is none. An
+ * empty result, an unreadable folder or tar or a missing one is an error naming it; so are a compressed tar, and images
+ * and tars in one folder. */
 np_status np_dataset_open(const char *root, bool labelled, np_dataset **out);
 void np_dataset_close(np_dataset *dataset);
 

@@ -24,7 +24,8 @@ static np_status check_recipe(np_trainer *t) {
   NP_TRY(np_launch_detect(&t->launch));
   NP_TRY(np_recipe_share(recipe, t->launch.world, &t->batch, &t->state.micro_batch));
   if (!recipe->data.train || !*recipe->data.train)
-    st = np_error(NP_ERR_ARGUMENT, "data.train is not set: give a folder of images or tars, as data.train=images/train");
+    st = np_error(NP_ERR_ARGUMENT,
+                  "data.train is not set: give images, in a folder or a tar, as data.train=images/train");
   else if (!recipe->run.dir || !*recipe->run.dir)
     st = np_error(NP_ERR_ARGUMENT, "run.dir is not set: give the folder of this run, as run.dir=runs/first");
 out:
