@@ -32,8 +32,10 @@ typedef struct np_dataset {
  * images, or a mix; or tar files of images: one, or a folder that holds them at any depth. Files are *.png, *.jpg,
  * *.jpeg in any case; others are ignored, hidden ones too, in folders as in tars.
  *
- * Classes are folders. In tars: where any image member lies in a folder, the members' top folders are the classes, and
- * one that lies in none has no class; where none does, the top folders below `root` are, for the tars in them.
+ * Classes are folders. In tars: where `labelled` and any image has a .cls member beside it, the numbers in these are
+ * the labels, and the classes "0", "1" … in their order; else where any image member lies in a folder, the members' top
+ * folders are the classes, and one that lies in none has no class; where none does, the top folders below `root` are,
+ * for the tars in them.
  *
  * `labelled` demands a class for every image. An empty class folder is a class all the same; one in a tar is none. An
  * empty result, an unreadable folder or tar or a missing one is an error naming it; so are a compressed tar, and images

@@ -17,7 +17,7 @@ typedef struct listing {
 
 /* Tars share the threads as they like: they wait for the disk, or for a server. Behind one that fails no other is
  * begun, and of several the first is told. */
-static np_status open_all(np_dataset *d, listing *listings) {
+static np_status open_all(np_dataset *d, bool labelled, listing *listings) {
   np_status st = NP_OK;
   char message[MESSAGE_BYTES] = "";
   int failed = d->shard_count;
@@ -27,7 +27,7 @@ static np_status open_all(np_dataset *d, listing *listings) {
 #pragma omp atomic read
     before = failed;
     if (before < s) continue;
-    np_status one = np_shard_open(&d->shards[s], s < KEPT_OPEN, &listings[s].members, &listings[s].count);
+    np_status one = np_shard_open(&d->shards[s], s < KEPT_OPEN, labelled, &listings[s].members, &listings[s].count);
     if (one == NP_OK) continue;
 #pragma omp critical(np_dataset_failure)
     if (s < failed) {
@@ -40,9 +40,15 @@ static np_status open_all(np_dataset *d, listing *listings) {
   return st == NP_OK ? NP_OK : np_error(st, "%s", message);
 }
 
-static np_status gather(np_dataset *d, listing *listings) {
+/* *most: the largest number that a .cls member gave; -1: none did. Then the labels are these numbers. */
+static np_status gather(np_dataset *d, listing *listings, int *most) {
   int64_t total = 0;
-  for (int s = 0; s < d->shard_count; s++) total += listings[s].count;
+  *most = -1;
+  for (int s = 0; s < d->shard_count; s++) {
+    total += listings[s].count;
+    for (int64_t m = 0; m < listings[s].count; m++)
+      if (listings[s].members[m].number > *most) *most = listings[s].members[m].number;
+  }
   if (!(d->samples = malloc((size_t)total * sizeof *d->samples))) return np_dataset_no_memory(d->shards[0].path);
   for (int s = 0; s < d->shard_count; s++) {
     for (int64_t m = 0; m < listings[s].count; m++) {
@@ -51,7 +57,7 @@ static np_status gather(np_dataset *d, listing *listings) {
                                            .offset = member->offset,
                                            .size = member->size,
                                            .shard = s,
-                                           .label = d->shards[s].label};
+                                           .label = *most < 0 ? d->shards[s].label : member->number};
     }
     free(listings[s].members);
     listings[s].members = NULL;
@@ -100,13 +106,24 @@ out:
   return st;
 }
 
+/* The numbers that .cls members gave stay the labels. */
+static np_status label_by_number(np_dataset *d, int most) {
+  np_status st = NP_OK;
+  char name[16];
+  d->class_count = 0;
+  for (int c = 0; c <= most; c++)
+    NP_TRY(np_dataset_add_class(d, c, name, (size_t)snprintf(name, sizeof name, "%d", c)));
+out:
+  return st;
+}
+
 static np_status check_labels(const np_dataset *d) {
   for (int64_t i = 0; i < d->count; i++) {
     if (d->samples[i].label >= 0) continue;
     char *name = np_dataset_name(d, i);
     np_status st = np_error(NP_ERR_ARGUMENT,
-                            "'%s' has no class: in tar files, too, labels come from folders, as CLASS/image.png (of "
-                            "the members, or CLASS/shard.tar), and not from .cls or .json members",
+                            "'%s' has no class: in tar files labels come from NAME.cls beside NAME.png, or from "
+                            "folders, as CLASS/image.png (of the members, or CLASS/shard.tar)",
                             name);
     free(name);
     return st;
@@ -121,13 +138,15 @@ static int by_path(const void *a, const void *b) {
 np_status np_dataset_list_shards(np_dataset *d, bool labelled) {
   np_status st = NP_OK;
   bool folders = false;
+  int most;
   listing *listings = calloc((size_t)d->shard_count, sizeof *listings);
   if (!listings) return np_dataset_no_memory(d->shards[0].path);
   qsort(d->shards, (size_t)d->shard_count, sizeof *d->shards, by_path);
-  NP_TRY(open_all(d, listings));
-  NP_TRY(gather(d, listings));
+  NP_TRY(open_all(d, labelled, listings));
+  NP_TRY(gather(d, listings, &most));
   for (int64_t i = 0; i < d->count && !folders; i++) folders = top_folder(&d->samples[i]) > 0;
-  if (folders) NP_TRY(label_by_members(d));
+  if (most >= 0) NP_TRY(label_by_number(d, most));
+  else if (folders) NP_TRY(label_by_members(d));
   if (labelled) st = check_labels(d);
 out:
   for (int s = 0; s < d->shard_count; s++) free(listings[s].members);

@@ -39,12 +39,21 @@ static const char *below_root(const char *name) {
 }
 
 /* As in a folder: neither the file nor one above it is hidden. */
-static bool is_image(const char *name) {
+static bool is_hidden(const char *name) {
   for (const char *part = name; part; part = strchr(part, '/')) {
     part += *part == '/';
-    if (*part == '.') return false;
+    if (*part == '.') return true;
   }
-  return np_image_is_name(name);
+  return false;
+}
+
+static bool is_image(const char *name) { return !is_hidden(name) && np_image_is_name(name); }
+static bool is_number(const char *name) { return !is_hidden(name) && ends_in(name, ".cls"); }
+
+/* How much of a name those of one sample have in common, as WebDataset has it: up to the first dot of its last part. */
+static size_t stem_length(const char *name) {
+  const char *slash = strrchr(name, '/'), *last = slash ? slash + 1 : name;
+  return (size_t)(last - name) + strcspn(last, ".");
 }
 
 /* ---- reading headers --------------------------------------------------------------------------------------------- */
@@ -57,6 +66,10 @@ typedef struct reader {
   size_t names_used, names_room;
   np_member *members;
   int64_t count, room;
+  bool numbers;
+  char *stem;    /* of the sample that the last member belongs to; NULL: none was met */
+  int64_t first; /* of its images, among the members */
+  int32_t number;
   char block[READ_BYTES];
 } reader;
 
@@ -130,15 +143,43 @@ static np_status keep_member(reader *r, const char *name, int64_t size) {
   memcpy(r->shard->names + r->names_used, name, length);
   r->members[r->count++] = (np_member){.name = r->names_used,
                                        .offset = archive_filter_bytes(r->archive, 0),
-                                       .size = size < UINT32_MAX ? (uint32_t)size : UINT32_MAX};
+                                       .size = size < UINT32_MAX ? (uint32_t)size : UINT32_MAX,
+                                       .number = r->number};
   r->names_used += length;
   return NP_OK;
 no_memory:
   return np_error(NP_ERR_MEMORY, "no memory to list the images of '%s'", r->shard->path);
 }
 
+/* Whether the sample that came last goes on with this member, or it begins the next. */
+static np_status find_sample(reader *r, const char *name) {
+  const size_t length = stem_length(name);
+  if (r->stem && strlen(r->stem) == length && !strncmp(r->stem, name, length)) return NP_OK;
+  free(r->stem);
+  r->first = r->count;
+  r->number = -1;
+  r->stem = strndup(name, length);
+  return r->stem ? NP_OK : np_error(NP_ERR_MEMORY, "no memory to list the images of '%s'", r->shard->path);
+}
+
+/* The bytes of a .cls member come next: the class of its sample's images, those that came and those that will. */
+static np_status take_number(reader *r, const char *name) {
+  char text[16] = "", *end = text;
+  la_ssize_t size = archive_read_data(r->archive, text, sizeof text - 1);
+  if (size < 0) return damaged(r);
+  text[size] = 0;
+  const long number = text[0] >= '0' && text[0] <= '9' ? strtol(text, &end, 10) : -1;
+  if (number < 0 || number >= NP_SHARD_NUMBERS || end[strspn(end, " \r\n")])
+    return np_error(NP_ERR_ARGUMENT, "'%s:%s' does not hold the number of a class: expected 0 to %d, as text",
+                    r->shard->path, name, NP_SHARD_NUMBERS - 1);
+  r->number = (int32_t)number;
+  for (int64_t i = r->first; i < r->count; i++) r->members[i].number = r->number;
+  return NP_OK;
+}
+
 /* The header of a member is read, its bytes come next. */
 static np_status take_member(reader *r, struct archive_entry *entry) {
+  np_status st = NP_OK;
   const char *tar = r->shard->path, *name = archive_entry_pathname(entry);
   const bool file = archive_entry_filetype(entry) == AE_IFREG, hard_link = archive_entry_hardlink(entry) != NULL;
   const bool sparse = archive_entry_sparse_count(entry) > 0;
@@ -158,7 +199,11 @@ static np_status take_member(reader *r, struct archive_entry *entry) {
   if (file && !hard_link && !sparse && (size < 0 || size > r->size - begin))
     return np_error(NP_ERR_FORMAT, "'%s' is cut off: of the %lld bytes of '%s' it holds %lld", tar, (long long)size,
                     name, (long long)(r->size - begin));
-  return is_image(name) ? keep_member(r, name, size) : NP_OK;
+  if (r->numbers) NP_TRY(find_sample(r, name));
+  if (r->numbers && file && !hard_link && !sparse && is_number(name)) return take_number(r, name);
+  if (is_image(name)) st = keep_member(r, name, size);
+out:
+  return st;
 }
 
 static np_status read_members(reader *r) {
@@ -196,9 +241,9 @@ out:
 
 /* ---- the shard --------------------------------------------------------------------------------------------------- */
 
-np_status np_shard_open(np_shard *shard, bool keep_open, np_member **members, int64_t *count) {
+np_status np_shard_open(np_shard *shard, bool keep_open, bool numbers, np_member **members, int64_t *count) {
   np_status st = NP_OK;
-  reader r = {.shard = shard, .descriptor = -1};
+  reader r = {.shard = shard, .descriptor = -1, .numbers = numbers, .number = -1};
   *members = NULL;
   *count = 0;
   shard->descriptor = -1;
@@ -218,6 +263,7 @@ np_status np_shard_open(np_shard *shard, bool keep_open, np_member **members, in
     r.descriptor = -1;
   }
 out:
+  free(r.stem);
   free(r.members);
   if (r.descriptor >= 0) close(r.descriptor);
   return st;

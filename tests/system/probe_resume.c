@@ -148,11 +148,13 @@ static void refused(void **state) {
   RUN(PROBE, "out=other.safetensors");
   assert_failed(1, "'other.progress' is damaged: its bytes are not those that were written");
   assert_ok(np_file_write("other.progress", bytes, size / 2));
+  free(bytes);
   RUN(PROBE, "out=other.safetensors");
   assert_failed(1, "'other.progress'");
   assert_int_equal(unlink("other.progress"), 0);
   assert_ok(np_file_read("whole.safetensors", 1 << 24, &bytes, &size));
   assert_ok(np_file_write("other.progress", bytes, size));
+  free(bytes);
   RUN(PROBE, "out=other.safetensors");
   assert_failed(1, "'other.progress' is not the progress of a probe");
   assert_true(!is_there("other.safetensors"));

@@ -142,6 +142,41 @@ static void test_members(void **state) {
   np_dataset_close(d);
 }
 
+/* What WebDataset keeps beside an image: before it or behind it, over several tars; other words are errors where labels
+ * are asked for, and are not looked at where not. */
+static void test_numbers(void **state) {
+  np_dataset *d;
+  static const char *const images[] = {"s/a.png",   "s/b.jpg", "s/c.seg.png", "s/c.png",
+                                       "s/n/a.png", "t/e.png", "t/f.png"};
+  for (size_t i = 0; i < sizeof images / sizeof *images; i++) put(state, images[i], 10 + i);
+  shell(state, "printf 3 >s/a.cls; printf '0\\n' >s/b.cls; printf 11 >s/c.cls; printf '2 ' >s/n/a.cls; "
+               "printf 1 >t/e.cls; printf 1 >t/f.cls; mkdir p; "
+               "tar -cf p/1.tar -C s a.png a.cls b.cls b.jpg c.seg.png c.cls c.png n/a.cls n/a.png; "
+               "tar -cf p/2.tar -C t e.png e.cls f.cls f.png");
+  assert_ok(open_at(state, "p", true, &d));
+  const char *const lines[][2] = {{"p/1.tar:b.jpg", "0"},   {"p/2.tar:e.png", "1"}, {"p/2.tar:f.png", "1"},
+                                  {"p/1.tar:n/a.png", "2"}, {"p/1.tar:a.png", "3"}, {"p/1.tar:c.seg.png", "11"},
+                                  {"p/1.tar:c.png", "11"}};
+  assert_lists(state, d, lines, 7);
+  assert_int_equal(d->class_count, 12);
+  np_dataset_close(d);
+  assert_ok(open_at(state, "p", false, &d)); /* by the members' folders */
+  assert_int_equal(d->class_count, 1);
+  np_dataset_close(d);
+  shell(state, "tar -cf x.tar -C t e.png e.cls f.png");
+  assert_error(open_at(state, "x.tar", true, &d), NP_ERR_ARGUMENT, "x.tar:f.png' has no class");
+  shell(state, "tar -cf x.tar -C t e.cls f.png e.png"); /* of another sample by then */
+  assert_error(open_at(state, "x.tar", true, &d), NP_ERR_ARGUMENT, "x.tar:");
+  static const char *const words[] = {"", "-1", "cat", "1048576", "1 2", "123456789012345678901234567890", "0x1"};
+  for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+    shell(state, "printf %%s '%s' >t/e.cls && tar -cf x.tar -C t e.png e.cls", words[i]);
+    assert_error(open_at(state, "x.tar", true, &d), NP_ERR_ARGUMENT,
+                 "x.tar:e.cls' does not hold the number of a class: expected 0 to 1048575");
+    assert_ok(open_at(state, "x.tar", false, &d));
+    np_dataset_close(d);
+  }
+}
+
 /* Sorted by the bytes of the tars' paths, at any depth, and not as a walk finds them. */
 static void test_order(void **state) {
   np_dataset *d;
@@ -406,7 +441,7 @@ int main(void) {
       IN_TEMP(test_formats), IN_TEMP(test_members),         IN_TEMP(test_order),
       IN_TEMP(test_labels),  IN_TEMP(test_parts),           IN_TEMP(test_refused),
       IN_TEMP(test_cut_off), IN_TEMP(test_damaged_headers), IN_TEMP(test_damaged_anywhere),
-      IN_TEMP(test_many),    IN_TEMP(test_becomes_shorter),
+      IN_TEMP(test_many),    IN_TEMP(test_becomes_shorter), IN_TEMP(test_numbers),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
