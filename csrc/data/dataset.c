@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <xxhash.h>
 
 /* Paths live in large chunks: one allocation for each of a million files would cost more than the text. */
 enum { CHUNK_BYTES = 1 << 20 };
@@ -276,4 +277,24 @@ np_status np_dataset_read(const np_dataset *dataset, int64_t index, int channels
   np_status st = read_member(&dataset->shards[s->shard], s, name, channels, max_pixels, out);
   free(name);
   return st;
+}
+
+/* ---- all of them ------------------------------------------------------------------------------------------------- */
+
+static uint64_t hash_below(const char *root, const char *path, uint64_t seed) {
+  const size_t skip = strlen(root);
+  const char *name = strncmp(path, root, skip) == 0 ? path + skip : path;
+  name += strspn(name, "/");
+  return XXH3_64bits_withSeed(name, strlen(name), seed);
+}
+
+uint64_t np_dataset_listing(const np_dataset *dataset, const char *root) {
+  uint64_t hash = 0;
+  for (int64_t i = 0; i < dataset->count; i++) {
+    const np_sample *s = &dataset->samples[i];
+    const uint64_t seed = hash + (uint64_t)(s->label + 1);
+    if (s->shard < 0) hash = hash_below(root, s->path, seed);
+    else hash = XXH3_64bits_withSeed(s->path, strlen(s->path), hash_below(root, dataset->shards[s->shard].path, seed));
+  }
+  return hash;
 }

@@ -52,4 +52,8 @@ char *np_dataset_name(const np_dataset *dataset, int64_t index);
 /* Read and decode a sample, from any thread; contract of np_image_read. */
 np_status np_dataset_read(const np_dataset *dataset, int64_t index, int channels, int64_t max_pixels, np_image *out);
 
+/* Hash of the samples' names below `root` (of members: their tar's and their own) and of their labels: the same
+ * folder elsewhere has the same. */
+uint64_t np_dataset_listing(const np_dataset *dataset, const char *root);
+
 #endif

@@ -2,6 +2,7 @@
 
 #include "data/sampler.h"
 #include "data/transform.h"
+#include "util/clock.h"
 #include "util/log.h"
 #include "util/machine.h"
 
@@ -11,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 /* The ring: batch t lives in slot t % slots. Workers take the images of the batches in order, one at a time; a batch
@@ -219,17 +219,11 @@ static void hand_back(np_loader *loader) {
   pthread_cond_broadcast(&loader->work);
 }
 
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 static slot *wait_for_base(np_loader *loader) {
   slot *s = slot_of(loader, loader->base);
-  double begin = now();
+  double begin = np_seconds();
   while (s->batch.number != loader->base || s->filling > 0) pthread_cond_wait(&loader->ready, &loader->lock);
-  loader->stats.wait_seconds += now() - begin;
+  loader->stats.wait_seconds += np_seconds() - begin;
   return s;
 }
 

@@ -14,6 +14,7 @@
 #include "optim/optimiser.h"
 #include "optim/schedule.h"
 #include "probe/progress.h"
+#include "util/clock.h"
 #include "util/file.h"
 #include "util/interrupt.h"
 #include "util/log.h"
@@ -22,13 +23,13 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 typedef struct probe {
   np_opened *opened;
   const np_recipe *recipe;
   np_dataset *train, *val;
+  uint64_t listing; /* np_dataset_listing of train */
   np_features features;
   np_heads *heads;
   np_optimiser **optimisers; /* [G] */
@@ -41,17 +42,12 @@ typedef struct probe {
   double started, before;    /* when this process began; seconds by then */
 } probe;
 
-static double now_seconds(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* ---- set-up ---- */
 
 static np_status open_data(probe *p, const np_probe_options *options) {
   np_status st;
   NP_TRY(np_dataset_open(options->train, true, &p->train));
+  p->listing = np_dataset_listing(p->train, options->train);
   NP_TRY(np_dataset_open(options->val, true, &p->val));
   NP_TRY(np_classes_equal(options->train, p->train->classes, p->train->class_count, options->val, p->val->classes,
                           p->val->class_count));
@@ -132,7 +128,7 @@ static np_status open_loader(probe *p) {
 
 /* ---- progress ---- */
 
-static double seconds_spent(const probe *p) { return p->before + now_seconds() - p->started; }
+static double seconds_spent(const probe *p) { return p->before + np_seconds() - p->started; }
 
 static np_probe_progress progress_of(probe *p) {
   return (np_probe_progress){.settings = p->settings,
@@ -153,10 +149,10 @@ static np_status describe(probe *p, const np_probe_options *options) {
   copy.run.patience = 0;
   np_status st = np_recipe_dump_common(&copy, &recipe);
   if (st == NP_OK) {
-    p->settings =
-        np_format("model: %s\ninit: %s\nlayers: %s\nprecision: %s\nclasses: %d\nimages: %lld\n%s", p->opened->path,
-                  options->init, layers, np_model_ops(p->opened->model)->act == NP_BF16 ? "bf16" : "fp32",
-                  p->result->classes, (long long)p->train->count, recipe);
+    p->settings = np_format("model: %s\ninit: %s\nlayers: %s\nprecision: %s\nclasses: %d\nimages: %lld, %016llx\n%s",
+                            p->opened->path, options->init, layers,
+                            np_model_ops(p->opened->model)->act == NP_BF16 ? "bf16" : "fp32", p->result->classes,
+                            (long long)p->train->count, (unsigned long long)p->listing, recipe);
     free(recipe);
   }
   free(layers);
@@ -193,7 +189,7 @@ static np_status save(probe *p) {
 
 static void report(const probe *p, const double *losses) {
   const np_probe_result *r = p->result;
-  const double rate = (double)((p->step - p->first) * r->batch) / (now_seconds() - p->started);
+  const double rate = (double)((p->step - p->first) * r->batch) / (np_seconds() - p->started);
   const bool terminal = isatty(STDERR_FILENO), last = p->step == r->steps;
   double best = INFINITY;
   if (np_comm_rank(p->comm) > 0) return;
@@ -344,8 +340,8 @@ out:
 /* What all ranks must find alike, beside the recipe. */
 static np_status compare(probe *p) {
   np_status st;
-  NP_TRY(np_comm_same(p->comm, "the number of training images", p->train->count));
-  NP_TRY(np_comm_same(p->comm, "the number of validation images", p->val->count));
+  NP_TRY(np_comm_same(p->comm, "the training images", (int64_t)p->listing));
+  NP_TRY(np_comm_same(p->comm, "the validation images", p->val->count));
 out:
   return st;
 }
@@ -361,7 +357,7 @@ out:
 np_status np_probe_run(np_opened *opened, const np_probe_options *options, np_probe_result *result) {
   np_status st;
   probe p = {
-      .opened = opened, .recipe = opened->recipe, .result = result, .comm = opened->comm, .started = now_seconds()};
+      .opened = opened, .recipe = opened->recipe, .result = result, .comm = opened->comm, .started = np_seconds()};
   *result = (np_probe_result){0};
   NP_TRY(np_open_layers(opened->recipe, options->layers, NULL, result->layers, &result->layer_count));
   NP_TRY(np_comm_settle(p.comm, open_data(&p, options)));

@@ -1,13 +1,12 @@
 /* What a run says before its first step: what it needs, before any of it is taken, and what it took besides. */
 #include "train/trainer.h"
+#include "util/clock.h"
 #include "util/log.h"
 #include "util/machine.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
-#include <xxhash.h>
 
 /* "1.23 GiB" or "4.5 MiB". */
 static const char *bytes_text(size_t bytes, char text[24]) {
@@ -26,24 +25,6 @@ size_t np_trainer_loader_bytes(const np_recipe *recipe, int batch) {
 }
 
 size_t np_trainer_staging_bytes(const np_params *params) { return 2 * (size_t)params->total * sizeof(float); }
-
-static uint64_t hash_below(const char *root, const char *path, uint64_t seed) {
-  const size_t skip = strlen(root);
-  const char *name = strncmp(path, root, skip) == 0 ? path + skip : path;
-  name += strspn(name, "/");
-  return XXH3_64bits_withSeed(name, strlen(name), seed);
-}
-
-uint64_t np_trainer_listing(const np_dataset *dataset, const char *root) {
-  uint64_t hash = 0;
-  for (int64_t i = 0; i < dataset->count; i++) {
-    const np_sample *s = &dataset->samples[i];
-    const uint64_t seed = hash + (uint64_t)(s->label + 1);
-    if (s->shard < 0) hash = hash_below(root, s->path, seed);
-    else hash = XXH3_64bits_withSeed(s->path, strlen(s->path), hash_below(root, dataset->shards[s->shard].path, seed));
-  }
-  return hash;
-}
 
 static void announce_model(const np_trainer *t, const np_params *params) {
   const np_recipe_model *m = &t->recipe->model;
@@ -105,18 +86,12 @@ out:
   return st;
 }
 
-static double seconds_now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 np_status np_trainer_prepare(np_trainer *t) {
   np_status st = NP_OK;
   np_memory_plan plan;
   size_t before, after;
   char text[2][24];
-  double start = seconds_now();
+  double start = np_seconds();
   NP_TRY(plan_model(t, &plan));
   NP_TRY(t->ops->available(t->ops, &before));
   NP_TRY(np_optimiser_prepare(t->optimiser, np_model_weights(t->model), np_model_gradients(t->model),
@@ -126,7 +101,7 @@ np_status np_trainer_prepare(np_trainer *t) {
   int recordings = np_model_recordings(t->model);
   if (recordings == 0) goto out;
   np_info("recordings: %d sizes of passes in %.1f s; with scratch and kernels %s of the GPU, planned %s", recordings,
-          seconds_now() - start, bytes_text(before > after ? before - after : 0, text[0]),
+          np_seconds() - start, bytes_text(before > after ? before - after : 0, text[0]),
           bytes_text(plan.recordings, text[1]));
 out:
   return st;

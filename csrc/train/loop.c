@@ -8,17 +8,17 @@
  * whether a step is applied. A loss that is not finite has a gradient that is not (np_ops.pixel_loss). Checkpoints, the
  * end and signals wait until everything queued is read. With several ranks all of this happens on each, at the same
  * steps; the first alone writes and tells. */
-#include "util/interrupt.h"
 #include "train/progress.h"
 #include "train/step.h"
+#include "util/clock.h"
 #include "util/file.h"
+#include "util/interrupt.h"
 #include "util/log.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
-#include <time.h>
 
 /* Speed since the last metric line and since this start. */
 typedef struct pace {
@@ -27,12 +27,6 @@ typedef struct pace {
   int64_t start_step, last_step;
   double last_wait;
 } pace;
-
-static double seconds_now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* ---- checkpoints ------------------------------------------------------------------------------------------------- */
 
@@ -92,7 +86,7 @@ out:
 /* ---- telling ----------------------------------------------------------------------------------------------------- */
 
 static void measure(np_trainer *t, pace *p, double waited, np_metric *metric) {
-  double now = seconds_now(), elapsed = fmax(now - p->last, 1e-9);
+  double now = np_seconds(), elapsed = fmax(now - p->last, 1e-9);
   int batch = t->recipe->train.batch;
   metric->step = t->state.step;
   metric->epoch = (double)t->state.step * batch / (double)t->dataset->count;
@@ -186,7 +180,7 @@ out:
 }
 
 np_status np_trainer_run(np_trainer *t) {
-  const double start = seconds_now();
+  const double start = np_seconds();
   loop l = {.steps = np_steps_begin(t),
             .pace = {.start = start,
                      .last = start,

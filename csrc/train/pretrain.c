@@ -3,10 +3,10 @@
 #include "dist/open.h"
 #include "ops/cuda.h"
 #include "train/guard.h"
-#include "util/interrupt.h"
 #include "train/run_folder.h"
 #include "train/trainer.h"
 #include "util/file.h"
+#include "util/interrupt.h"
 #include "util/log.h"
 #include "util/machine.h"
 
@@ -245,7 +245,7 @@ static np_status survey(np_trainer *t, int *lock) {
   memcpy(t->state.hardware, t->choice.hardware, sizeof t->state.hardware);
   NP_TRY(np_dataset_open(t->recipe->data.train, false, &t->dataset));
   t->state.images = t->dataset->count;
-  t->state.listing = np_trainer_listing(t->dataset, t->recipe->data.train);
+  t->state.listing = np_dataset_listing(t->dataset, t->recipe->data.train);
   NP_TRY(np_trainer_announce(t));
   if (np_trainer_first(t)) st = np_run_lock(t->recipe->run.dir, lock);
 out:

@@ -1,5 +1,6 @@
 #include "train/progress.h"
 
+#include "util/clock.h"
 #include "util/log.h"
 
 #include <inttypes.h>
@@ -7,7 +8,6 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 const char *np_progress_time(double seconds, char text[24]) {
@@ -27,13 +27,11 @@ static void describe(const np_metric *now, int64_t steps, double seconds_a_step,
 
 void np_progress_bar(const np_metric *now, int64_t steps, double seconds_a_step) {
   enum { WIDTH = 24 };
-  static struct timespec last;
-  struct timespec t;
+  static double last;
+  const double now_seconds = np_seconds();
   char text[160], line[256], bar[WIDTH + 1];
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  double since = (double)(t.tv_sec - last.tv_sec) + (double)(t.tv_nsec - last.tv_nsec) * 1e-9;
-  if (since < 0.2 && now->step < steps) return;
-  last = t;
+  if (now_seconds - last < 0.2 && now->step < steps) return;
+  last = now_seconds;
   int filled = (int)((double)WIDTH * (double)now->step / (double)steps);
   memset(bar, '.', WIDTH);
   memset(bar, '#', (size_t)filled);

@@ -59,8 +59,4 @@ np_status np_trainer_prepare(np_trainer *trainer);
 size_t np_trainer_loader_bytes(const np_recipe *recipe, int batch);
 size_t np_trainer_staging_bytes(const np_params *params);
 
-/* Hash of the samples' names below `root` (of members: their tar's and their own) and of their labels: the same
- * folder elsewhere has the same. */
-uint64_t np_trainer_listing(const np_dataset *dataset, const char *root);
-
 #endif

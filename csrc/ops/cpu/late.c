@@ -1,11 +1,12 @@
 /* Late reads and time. Every operation has run when its call returns, so a fetch copies at once into its slot and a
  * mark is the clock's time. */
 #include "ops/cpu/cpu.h"
+
+#include "util/clock.h"
 #include "util/machine.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 np_status np_cpu_available(np_ops *ops, size_t *bytes) {
   (void)ops;
@@ -35,7 +36,6 @@ np_status np_cpu_arrive(np_ops *ops, int slot, void *host, size_t bytes) {
 
 np_status np_cpu_mark(np_ops *ops, int index) {
   np_cpu *cpu = np_cpu_of(ops);
-  struct timespec t;
   if (index < 0) return np_error(NP_ERR_ARGUMENT, "mark %d", index);
   if (index >= cpu->mark_count) {
     int count = index + 64;
@@ -44,8 +44,7 @@ np_status np_cpu_mark(np_ops *ops, int index) {
     for (int i = cpu->mark_count; i < count; i++) marks[i] = -1.0;
     cpu->marks = marks, cpu->mark_count = count;
   }
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  cpu->marks[index] = (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+  cpu->marks[index] = np_seconds();
   return NP_OK;
 }
 
