@@ -255,11 +255,13 @@ static np_status settle(np_loader *loader, slot *s) {
   loader->stats.bad += damaged;
   if (!loader->options.train && damaged > 0) compact(loader, s);
   loader->stats.images += s->batch.count;
-  double share = (double)loader->stats.bad / (double)loader->stats.seen;
-  if (loader->stats.bad > (loader->options.max_bad_share > 0 ? FREE_BAD : 0) && share > loader->options.max_bad_share)
-    return np_error(NP_ERR_FORMAT, "%lld of %lld images are damaged: more than the allowed share of %g",
-                    (long long)loader->stats.bad, (long long)loader->stats.seen, loader->options.max_bad_share);
-  return NP_OK;
+  return np_loader_check_bad(loader->stats.bad, loader->stats.seen, loader->options.max_bad_share);
+}
+
+np_status np_loader_check_bad(int64_t bad, int64_t seen, double max_share) {
+  if (bad <= (max_share > 0 ? FREE_BAD : 0) || (double)bad <= max_share * (double)seen) return NP_OK;
+  return np_error(NP_ERR_FORMAT, "%lld of %lld images are damaged: more than the allowed share of %g", (long long)bad,
+                  (long long)seen, max_share);
 }
 
 np_status np_loader_next(np_loader *loader, const np_batch **out) {

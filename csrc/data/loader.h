@@ -70,6 +70,8 @@ typedef struct np_loader_stats {
   double wait_seconds; /* time np_loader_next stood waiting */
 } np_loader_stats;
 np_loader_stats np_loader_stats_read(np_loader *loader);
+/* The rule of np_loader_options.max_bad_share: NP_ERR_FORMAT where `bad` of `seen` images are too many. */
+np_status np_loader_check_bad(int64_t bad, int64_t seen, double max_share);
 
 /* Prefix lengths of training batch `number`, without reading any image: what np_batch.prefix will hold. Shuffles an
  * epoch on every call: for tests and plans, not for the loop. */

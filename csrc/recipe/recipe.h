@@ -59,8 +59,7 @@ typedef struct np_recipe_data {
   int prefix[2]; /* smallest and largest prefix length S, 0 <= S <= N-1; [0, 0]: plain causal. max -1 in the file means
                     N-1 */
   int64_t max_pixels;   /* a larger image counts as damaged */
-  double max_bad_share; /* damaged images over all seen; above it (and more than 10; 0: any) the run stops. Each rank
-                           judges by its own images and those of earlier starts */
+  double max_bad_share; /* damaged images over all seen; above it (and more than 10; 0: any) the run stops */
 } np_recipe_data;
 
 typedef struct np_recipe_optim {

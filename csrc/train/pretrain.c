@@ -130,7 +130,7 @@ static np_status open_loader(np_trainer *t) {
       .workers = d->workers,
       .prefetch = d->prefetch,
       .max_pixels = d->max_pixels,
-      .max_bad_share = d->max_bad_share,
+      .max_bad_share = t->launch.world > 1 ? 1 : d->max_bad_share, /* of all ranks' images: step.c judges those */
       .bad_list = t->bad_list,
   };
   return np_loader_open(t->dataset, &options, &t->loader);

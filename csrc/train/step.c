@@ -119,7 +119,12 @@ static np_status heed(np_steps *s, const double vote[VOTES]) {
   s->seen = t->images_before[0] + (int64_t)vote[SEEN];
   s->bad = t->images_before[1] + (int64_t)vote[BAD];
   s->waited = vote[WAITED] / np_comm_world(t->comm);
-  if (!s->agreed) return NP_OK; /* a rank that failed since hears of it with the step that says so, as all do */
+  if (!s->agreed) { /* a rank that failed since hears of it with the step that says so, as all do */
+    np_status st = NP_OK;
+    if (np_comm_world(t->comm) > 1) st = np_loader_check_bad(s->bad, s->seen, t->recipe->data.max_bad_share);
+    s->agreed = st != NP_OK;
+    return st;
+  }
   if (s->failed != NP_OK) return np_steps_failed(s);
   return np_error(NP_ERR_LIBRARY, "another rank failed: its own line says why");
 }
