@@ -177,7 +177,9 @@ static void print_result(const evaluation *e, bool per_class) {
 
 /* What comes after the trunk. */
 static np_status open_rest(evaluation *e, const np_cli_options *options, const char *folder) {
-  np_status st;
+  np_status st = NP_OK;
+  const char *json = np_cli_value(options, "json", NULL);
+  if (json && np_comm_rank(e->opened.comm) == 0) NP_TRY(np_cli_check_output("json", json));
   NP_TRY(open_head(e, options));
   NP_TRY(np_dataset_open(folder, true, &e->set));
   NP_TRY(check_classes(e, folder));
@@ -200,13 +202,12 @@ static np_status run(const np_cli_options *options) {
   folder = find_data(data);
   NP_TRY(np_launch_detect(&launch));
   NP_TRY(np_cli_integer(options, "batch", 1, 65536, &batch));
-  if (json && launch.rank == 0) NP_TRY(np_cli_check_output("json", json));
   e.batch = (int)batch;
   const np_open_options how = {
       .overrides = options->overrides, .override_count = options->override_count, .batch = e.batch, .launch = &launch};
   NP_TRY(np_open_model(options->positional[0], &how, &e.opened));
   NP_TRY(np_comm_settle(e.opened.comm, open_rest(&e, options, folder)));
-  NP_TRY(np_comm_same(e.opened.comm, "the number of images", e.set->count));
+  NP_TRY(np_comm_same(e.opened.comm, "the images", (int64_t)np_dataset_listing(e.set, folder)));
   NP_TRY(np_evaluate(&e.features, e.heads, 1, e.classes, e.set, e.batch, &e.score, e.per_class));
   if (!isfinite(e.score.loss))
     st = np_error(NP_ERR_NUMERIC, "%s: its outputs are not finite: loss %g over %lld images", e.opened.path,

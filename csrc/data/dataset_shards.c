@@ -3,10 +3,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
-/* So many tars are kept open; others are opened for every read. A process has 1024 files or more, other rooms need
- * some, and a probe holds two datasets. */
 enum { KEPT_OPEN = 256, MESSAGE_BYTES = 1024 };
+
+/* So many tars are kept open; others are opened for every read. Other rooms need files, too, and a probe holds two
+ * datasets. */
+static int kept_open(void) {
+  struct rlimit files;
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur / 4 > KEPT_OPEN) return KEPT_OPEN;
+  return (int)(files.rlim_cur / 4);
+}
 
 typedef struct listing {
   np_member *members;
@@ -21,13 +28,14 @@ static np_status open_all(np_dataset *d, bool labelled, listing *listings) {
   np_status st = NP_OK;
   char message[MESSAGE_BYTES] = "";
   int failed = d->shard_count;
+  const int kept = kept_open();
 #pragma omp parallel for schedule(dynamic, 1)
   for (int s = 0; s < d->shard_count; s++) {
     int before;
 #pragma omp atomic read
     before = failed;
     if (before < s) continue;
-    np_status one = np_shard_open(&d->shards[s], s < KEPT_OPEN, labelled, &listings[s].members, &listings[s].count);
+    np_status one = np_shard_open(&d->shards[s], s < kept, labelled, &listings[s].members, &listings[s].count);
     if (one == NP_OK) continue;
 #pragma omp critical(np_dataset_failure)
     if (s < failed) {

@@ -64,7 +64,8 @@ static np_status score_part(np_features *features, np_heads *heads, int grid, in
   np_status st = NP_OK;
   np_loader *loader = NULL;
   const np_batch *now = NULL;
-  const np_loader_options options = np_features_loader(features->opened->recipe, batch);
+  np_loader_options options = np_features_loader(features->opened->recipe, batch);
+  options.max_bad_share = 1;          /* all ranks' images are judged together */
   if (part->count == 0) return NP_OK; /* fewer images than ranks */
   float *logits = malloc((size_t)batch * (size_t)classes * sizeof *logits);
   if (!logits) return np_error(NP_ERR_MEMORY, "evaluation: out of memory");
@@ -125,8 +126,11 @@ np_status np_evaluate(np_features *features, np_heads *heads, int grid, int clas
   if (per_class) memset(per_class, 0, 2 * (size_t)classes * sizeof *per_class);
   NP_TRY(np_comm_settle(comm, score_part(features, heads, grid, classes, &part, batch, scores, per_class)));
   NP_TRY(add_up(comm, grid, classes, scores, per_class));
+  st = np_loader_check_bad(scores[0].bad, scores[0].images + scores[0].bad,
+                           features->opened->recipe->data.max_bad_share);
   if (scores[0].images == 0)
-    return np_error(NP_ERR_FORMAT, "evaluation: none of the %lld images can be read", (long long)set->count);
+    st = np_error(NP_ERR_FORMAT, "evaluation: none of the %lld images can be read", (long long)set->count);
+  NP_TRY(np_comm_settle(comm, st));
   for (int g = 0; g < grid; g++) scores[g].loss /= (double)scores[g].images;
 out:
   return st;

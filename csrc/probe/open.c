@@ -7,9 +7,11 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <xxhash.h>
 
 static bool is_folder(const char *path) {
   struct stat about;
@@ -157,6 +159,9 @@ static np_status open_ops(np_opened *opened, const np_launch *launch) {
   const np_recipe *recipe = opened->recipe;
   np_ops_choice choice;
   NP_TRY(np_ranks_open(recipe, launch ? launch : &alone, &choice, &opened->ops, &opened->comm));
+  opened->threads = choice.threads;
+  snprintf(opened->machine, sizeof opened->machine, "%s, %d threads, %d ranks", choice.hardware, choice.threads,
+           np_comm_world(opened->comm));
   if (recipe->backend == NP_BACKEND_AUTO) np_info("backend: %s (%s)", choice.hardware, choice.why);
   st = np_ranks_compare(opened->comm, recipe, choice.act);
 out:
@@ -170,6 +175,7 @@ static np_status load_weights(np_opened *opened, const np_open_options *options)
   if (!host) return np_error(NP_ERR_MEMORY, "%s: no memory for %lld weights", opened->path, (long long)params->total);
   if (options->fresh) np_params_init(params, opened->recipe->seed, host);
   else NP_TRY(np_params_load(params, opened->file, opened->path, host));
+  opened->weights = XXH3_64bits(host, (size_t)params->total * sizeof *host);
   NP_TRY(np_model_set_weights(opened->model, host));
 out:
   free(host);
@@ -215,7 +221,9 @@ void np_open_close(np_opened *opened) {
 np_status np_open_float_ops(np_opened *opened, np_ops **out, bool *owned) {
   *owned = opened->ops->act != NP_F32;
   *out = opened->ops;
-  return *owned ? np_ops_open_f32(opened->recipe, opened->ops, out) : NP_OK;
+  np_recipe here = *opened->recipe; /* borrows strings */
+  here.threads = opened->threads;
+  return *owned ? np_ops_open_f32(&here, opened->ops, out) : NP_OK;
 }
 
 /* ---- layers ---- */

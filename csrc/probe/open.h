@@ -33,6 +33,9 @@ typedef struct np_opened {
   bool own;             /* the recipe came with the file: it was written by nextpatch */
   np_ops *ops;          /* what the trunk runs on, in the recipe's precision */
   np_comm *comm;        /* the ranks, one or several */
+  int threads;          /* of the CPU backend, this rank's share */
+  char machine[128];    /* what the last bits may depend on: "cpu, avx2, …, 2 threads, 1 rank" */
+  uint64_t weights;     /* hash of all weights */
   np_model *model;
 } np_opened;
 

@@ -29,7 +29,7 @@ typedef struct probe {
   np_opened *opened;
   const np_recipe *recipe;
   np_dataset *train, *val;
-  uint64_t listing; /* np_dataset_listing of train */
+  uint64_t listing, val_listing; /* np_dataset_listing of train, and of val */
   np_features features;
   np_heads *heads;
   np_optimiser **optimisers; /* [G] */
@@ -49,6 +49,7 @@ static np_status open_data(probe *p, const np_probe_options *options) {
   NP_TRY(np_dataset_open(options->train, true, &p->train));
   p->listing = np_dataset_listing(p->train, options->train);
   NP_TRY(np_dataset_open(options->val, true, &p->val));
+  p->val_listing = np_dataset_listing(p->val, options->val);
   NP_TRY(np_classes_equal(options->train, p->train->classes, p->train->class_count, options->val, p->val->classes,
                           p->val->class_count));
   if (p->train->class_count < 2)
@@ -116,6 +117,7 @@ out:
 static np_status open_loader(probe *p) {
   np_loader_options options = np_features_loader(p->recipe, p->batch);
   options.train = true;
+  options.max_bad_share = 1; /* all ranks' images are judged together */
   options.whole = p->result->batch;
   options.first = np_comm_rank(p->comm) * p->batch;
   options.first_batch = p->step;
@@ -132,6 +134,7 @@ static double seconds_spent(const probe *p) { return p->before + np_seconds() - 
 
 static np_probe_progress progress_of(probe *p) {
   return (np_probe_progress){.settings = p->settings,
+                             .machine = p->opened->machine,
                              .step = p->step,
                              .seconds = seconds_spent(p),
                              .heads = p->heads,
@@ -139,23 +142,31 @@ static np_probe_progress progress_of(probe *p) {
                              .result = p->result};
 }
 
-/* All that decides what becomes of the heads, a line each. */
+/* All that decides what becomes of the heads, as YAML: keys of the recipe, and what they were trained on. Images count
+ * by their names and classes, as in a run. */
 static np_status describe(probe *p, const np_probe_options *options) {
-  np_recipe copy = *p->recipe; /* borrows strings */
-  char *recipe, *layers = np_layers_text(p->result->layers, p->result->layer_count);
-  copy.probe.log_every = 1;
-  copy.probe.save_every = 0;
-  copy.backend = NP_BACKEND_AUTO;
-  copy.run.patience = 0;
-  np_status st = np_recipe_dump_common(&copy, &recipe);
-  if (st == NP_OK) {
-    p->settings = np_format("model: %s\ninit: %s\nlayers: %s\nprecision: %s\nclasses: %d\nimages: %lld, %016llx\n%s",
-                            p->opened->path, options->init, layers,
-                            np_model_ops(p->opened->model)->act == NP_BF16 ? "bf16" : "fp32", p->result->classes,
-                            (long long)p->train->count, (unsigned long long)p->listing, recipe);
-    free(recipe);
-  }
+  np_status st = NP_OK;
+  np_recipe *defaults = NULL;
+  char *recipe = NULL, *layers = np_layers_text(p->result->layers, p->result->layer_count);
+  NP_TRY(np_recipe_load(NULL, NULL, 0, &defaults));
+  np_recipe kept = *defaults; /* borrows strings */
+  kept.seed = p->recipe->seed;
+  kept.model = p->recipe->model;
+  memcpy(kept.data.crop_ratio, p->recipe->data.crop_ratio, sizeof kept.data.crop_ratio);
+  kept.data.max_pixels = p->recipe->data.max_pixels;
+  kept.probe = p->recipe->probe;
+  kept.probe.log_every = defaults->probe.log_every;
+  kept.probe.save_every = defaults->probe.save_every;
+  NP_TRY(np_recipe_dump_common(&kept, &recipe));
+  p->settings =
+      np_format("weights: %016llx\ninit: %s\nlayers: %s\nprecision: %s\nclasses: %d\nimages: %lld, %016llx\n%s",
+                (unsigned long long)p->opened->weights, options->init, layers,
+                np_model_ops(p->opened->model)->act == NP_BF16 ? "bf16" : "fp32", p->result->classes,
+                (long long)p->train->count, (unsigned long long)p->listing, recipe);
+out:
   free(layers);
+  free(recipe);
+  np_recipe_free(defaults);
   return st;
 }
 
@@ -176,13 +187,21 @@ out:
   return st;
 }
 
-/* All ranks have the same heads; the first one writes. */
-static np_status save(probe *p) {
+/* All ranks have the same heads; the first one writes. What cannot be kept now may be later: a warning, but where the
+ * probe is to stop. */
+static np_status save(probe *p, bool stop) {
   np_status st = NP_OK;
   const np_probe_progress progress = progress_of(p);
   if (!p->progress) return NP_OK;
   if (np_comm_rank(p->comm) == 0) st = np_probe_progress_write(p->progress, &progress);
-  return np_comm_settle(p->comm, st);
+  if (stop) return np_comm_settle(p->comm, st);
+  if (st != NP_OK) np_warn("%s: the probe goes on without having been saved", np_error_message());
+  return NP_OK;
+}
+
+static np_status forget(probe *p) {
+  if (!p->progress || np_comm_rank(p->comm) > 0 || unlink(p->progress) == 0 || errno == ENOENT) return NP_OK;
+  return np_error(NP_ERR_IO, "cannot remove '%s': %s", p->progress, strerror(errno));
 }
 
 /* ---- training ---- */
@@ -214,8 +233,11 @@ out:
   return st;
 }
 
-/* One step of every head on the same features. said [G + 1]: each head's loss over the whole batch, and how many ranks
- * were asked to stop. */
+/* Behind each head's loss: how many ranks were asked to stop, and images drawn and found damaged by all since they
+ * began. */
+enum { STOP, SEEN, BAD, SAID };
+
+/* One step of every head on the same features. said [G + SAID]: of all ranks; losses over the whole batch. */
 static np_status train_step(probe *p, double *said) {
   np_status st;
   np_probe_result *r = p->result;
@@ -236,8 +258,13 @@ static np_status train_step(probe *p, double *said) {
     NP_TRY(np_optimiser_step(p->optimisers[g], np_heads_weights(p->heads, g), gradients, NULL,
                              np_schedule_lr(&schedule, p->step)));
   }
-  said[r->count] = np_interrupt_signal() != 0;
-  NP_TRY(np_comm_total(p->comm, said, r->count + 1));
+  const np_loader_stats loader = np_loader_stats_read(p->loader);
+  said[r->count + STOP] = np_interrupt_signal() != 0;
+  said[r->count + SEEN] = (double)loader.seen;
+  said[r->count + BAD] = (double)loader.bad;
+  NP_TRY(np_comm_total(p->comm, said, r->count + SAID));
+  NP_TRY(np_comm_settle(p->comm, np_loader_check_bad((int64_t)said[r->count + BAD], (int64_t)said[r->count + SEEN],
+                                                     p->recipe->data.max_bad_share)));
   p->step++;
 out:
   return st;
@@ -253,8 +280,8 @@ static np_status train_steps(probe *p, double *said, bool *stop) {
     NP_TRY(train_step(p, said));
     for (int g = 0; g < r->count && p->step > r->steps - last; g++) r->points[g].train_loss += said[g] / (double)last;
     report(p, said);
-    *stop = said[r->count] > 0 && p->step < r->steps;
-    if (*stop || p->step == r->steps || (every > 0 && p->step % every == 0)) NP_TRY(save(p));
+    *stop = said[r->count + STOP] > 0; /* behind the last step, too: scoring takes its time */
+    if (*stop || p->step == r->steps || (every > 0 && p->step % every == 0)) NP_TRY(save(p, *stop));
   }
   for (int g = 0; g < r->count; g++) {
     np_step_outcome outcome;
@@ -275,7 +302,7 @@ static np_status stopped(const probe *p, int signal) {
 static np_status train(probe *p) {
   np_status st = NP_OK;
   bool stop = false;
-  double *said = calloc((size_t)p->result->count + 1, sizeof *said);
+  double *said = calloc((size_t)p->result->count + SAID, sizeof *said);
   if (!said) return np_error(NP_ERR_MEMORY, "probe: out of memory");
   if (p->step < p->result->steps) NP_TRY(np_comm_settle(p->comm, open_loader(p)));
   np_interrupt_watch();
@@ -307,10 +334,11 @@ static np_status score(probe *p) {
     if (!best || scores[g].top1 > best->top1 || (scores[g].top1 == best->top1 && scores[g].top5 > best->top5))
       r->best = g;
   }
-  if (r->best < 0)
-    st = np_error(
-        NP_ERR_NUMERIC,
-        "probe: no head's outputs are finite; expected smaller probe.lr, or a trunk whose features are finite");
+  if (r->best >= 0) goto out;
+  NP_TRY(np_comm_settle(p->comm, forget(p))); /* nobody can go on from there */
+  st = np_error(NP_ERR_NUMERIC,
+                "probe: no head's outputs are finite; expected smaller probe.lr, or a trunk whose features are finite");
+  st = np_comm_part(p->comm, st);
 out:
   free(scores);
   return st;
@@ -328,8 +356,7 @@ static np_status write_best(probe *p, const np_probe_options *options) {
   NP_TRY(np_comm_near(p->comm, "the weights of the best head", squares));
   if (options->out && np_comm_rank(p->comm) == 0) {
     st = np_probe_write(p->opened, options, p->result, p->heads, host, p->train->classes);
-    if (st == NP_OK && unlink(p->progress) != 0 && errno != ENOENT)
-      st = np_error(NP_ERR_IO, "cannot remove '%s': %s", p->progress, strerror(errno));
+    if (st == NP_OK) st = forget(p);
   }
   st = np_comm_part(p->comm, st);
 out:
@@ -341,7 +368,7 @@ out:
 static np_status compare(probe *p) {
   np_status st;
   NP_TRY(np_comm_same(p->comm, "the training images", (int64_t)p->listing));
-  NP_TRY(np_comm_same(p->comm, "the validation images", p->val->count));
+  NP_TRY(np_comm_same(p->comm, "the validation images", (int64_t)p->val_listing));
 out:
   return st;
 }
@@ -359,10 +386,11 @@ np_status np_probe_run(np_opened *opened, const np_probe_options *options, np_pr
   probe p = {
       .opened = opened, .recipe = opened->recipe, .result = result, .comm = opened->comm, .started = np_seconds()};
   *result = (np_probe_result){0};
-  NP_TRY(np_open_layers(opened->recipe, options->layers, NULL, result->layers, &result->layer_count));
-  NP_TRY(np_comm_settle(p.comm, open_data(&p, options)));
+  st = np_open_layers(opened->recipe, options->layers, NULL, result->layers, &result->layer_count);
+  if (st == NP_OK) st = open_data(&p, options);
+  NP_TRY(np_comm_settle(p.comm, st));
   NP_TRY(compare(&p));
-  NP_TRY(open_grid(&p));
+  NP_TRY(np_comm_settle(p.comm, open_grid(&p)));
   NP_TRY(np_comm_settle(p.comm, open_all(&p)));
   NP_TRY(np_comm_settle(p.comm, go_on(&p, options)));
   NP_TRY(np_comm_same(p.comm, "the probe's progress", p.step));

@@ -1,6 +1,7 @@
 #include "probe/progress.h"
 
 #include "util/file.h"
+#include "util/log.h"
 #include "util/safetensors.h"
 
 #include <inttypes.h>
@@ -85,7 +86,8 @@ np_status np_probe_progress_write(const char *path, const np_probe_progress *p) 
   snprintf(step, sizeof step, "%" PRId64, p->step);
   snprintf(seconds, sizeof seconds, "%.17g", p->seconds);
   snprintf(hash, sizeof hash, "%016" PRIx64, hash_of(tensors, step));
-  const np_metadata metadata[] = {{"settings", p->settings}, {"step", step}, {"seconds", seconds}, {"hash", hash}};
+  const np_metadata metadata[] = {
+      {"settings", p->settings}, {"machine", p->machine}, {"step", step}, {"seconds", seconds}, {"hash", hash}};
   st = np_safetensors_write(path, tensors, TENSORS, metadata, (int)(sizeof metadata / sizeof *metadata));
 out:
   release(&c);
@@ -94,19 +96,32 @@ out:
 
 /* ---- reading ---- */
 
+/* "  batch: 8" below the line "probe:" is probe.batch: 8. */
+static char *entry(const char *line, const char *section) {
+  const size_t skip = strspn(line, " ");
+  return np_format("%.*s%s%.*s", skip ? (int)strcspn(section, ":") : 0, section, skip && *section ? "." : "",
+                   (int)strcspn(line + skip, "\n"), line + skip);
+}
+
 /* Line by line: the first that differs is told. */
 static np_status check_settings(const char *path, const char *there, const char *here) {
+  np_status st = NP_OK;
+  const char *section = "";
   for (;;) {
     const size_t n = strcspn(there, "\n"), m = strcspn(here, "\n");
     if (n != m || memcmp(there, here, n) != 0) {
-      const size_t skip = strspn(there, " "), also = strspn(here, " ");
-      return np_error(
-          NP_ERR_ARGUMENT,
-          "'%s' is the progress of a probe with '%.*s', here it is '%.*s': remove the file to begin anew, or "
-          "give another out=",
-          path, (int)(n - skip), there + skip, (int)(m - also), here + also);
+      char *its = entry(there, section), *ours = entry(here, section);
+      st =
+          np_error(NP_ERR_ARGUMENT,
+                   "'%s' is the progress of a probe with '%s', here it is '%s': remove the file to begin anew, or give "
+                   "another out=",
+                   path, its, ours);
+      free(its);
+      free(ours);
+      return st;
     }
     if (!there[n] && !here[m]) return NP_OK;
+    if (n > 0 && there[0] != ' ' && there[n - 1] == ':') section = there;
     there += n + (there[n] != 0);
     here += m + (here[m] != 0);
   }
@@ -169,6 +184,9 @@ np_status np_probe_progress_read(const char *path, np_probe_progress *p) {
   void *const to[TENSORS] = {c.heads, c.first, c.second, c.points};
   for (int i = 0; i < TENSORS; i++) memcpy(to[i], found[i].data, found[i].bytes);
   NP_TRY(fill(&c, p));
+  const char *machine = np_safetensors_metadata(file, "machine");
+  if (machine && strcmp(machine, p->machine) != 0)
+    np_warn("'%s' was made on %s, this is %s: the last bits may be others", path, machine, p->machine);
   p->step = strtoll(step, NULL, 10);
   p->seconds = strtod(seconds, NULL);
 out:

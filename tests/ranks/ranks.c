@@ -266,6 +266,19 @@ static void probed(void **state) {
   assert_true(number_of("score3.json", "\"images\":") == 4);
   assert_true(number_of("score1.json", "\"top1\":") == number_of("score3.json", "\"top1\":"));
   assert_true(fabs(number_of("score1.json", "\"loss\":") / number_of("score3.json", "\"loss\":") - 1) < 1e-5);
+  /* Damaged images of one rank's part are some among those of all: 12 of 40 in the first half. */
+  assert_int_equal(
+      system("cp -r images/train half && for f in $(find half -name '*.png' | sort | head -n 12); do : >$f; "
+             "done"),
+      0);
+  expect(2,
+         (const char *const[]){"eval", "head1.safetensors", "data=half", BACKEND, "precision=fp32", "threads=1",
+                               "data.max_bad_share=0.5", "json=half.json", NULL},
+         0, NULL);
+  assert_true(number_of("half.json", "\"images\":") == 28 && number_of("half.json", "\"damaged\":") == 12);
+  expect(2,
+         (const char *const[]){"eval", "head1.safetensors", "data=half", BACKEND, "precision=fp32", "threads=1", NULL},
+         1, "12 of 40 images are damaged: more than the allowed share of 0.01");
   expect(3, PROBE("out=no.safetensors"), 2, "probe.batch: 8 among 3 ranks; expected a multiple of 3");
   np_ranks r;
   np_ranks_start(&r, 2, PROBE("out=images")); /* what the first rank alone would write to is a folder */

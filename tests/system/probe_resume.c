@@ -54,6 +54,7 @@ static int make_work(void **state) {
   if (chdir(work) != 0 || np_file_write("recipe.yaml", recipe, strlen(recipe)) != NP_OK) return -1;
   RUN("synth", "images", "classes=4", "train=40", "val=8", "size=16");
   if (result.exit_code == 0) RUN("pretrain", "recipe.yaml", "data.train=images/train", "run.dir=run");
+  if (result.exit_code == 0) RUN("pretrain", "recipe.yaml", "data.train=images/train", "run.dir=run2", "seed=7");
   if (result.exit_code == 0) RUN(PROBE, "out=whole.safetensors");
   if (result.exit_code != 0) fprintf(stderr, "%s", result.err);
   return result.exit_code;
@@ -130,6 +131,27 @@ static void killed(void **state) {
   assert_same("killed.safetensors");
 }
 
+/* What does not decide the heads may be another, and what may decide their last bits is told. */
+static void other_circumstances(void **state) {
+  (void)state;
+  const pid_t child = start("elsewhere");
+  kill(child, SIGKILL);
+  (void)finish(child);
+  RUN(PROBE, "out=elsewhere.safetensors", "threads=7", "data.workers=1", "data.prefetch=3", "data.max_bad_share=0.5",
+      "train.log_every=3", "probe.save_every=0");
+  assert_done();
+  assert_non_null(strstr(result.err, "going on from 'elsewhere.progress': step "));
+  assert_non_null(strstr(result.err, " threads, 1 ranks, this is cpu"));
+}
+
+/* A probe that came to nothing leaves nothing to go on from. */
+static void not_finite(void **state) {
+  (void)state;
+  RUN(PROBE, "out=wild.safetensors", "probe.lr=[1e6]", "probe.warmup=0");
+  assert_failed(1, "no head's outputs are finite");
+  assert_true(!is_there("wild.progress") && !is_there("wild.safetensors"));
+}
+
 /* Nothing is computed that was not asked for, and what is there stays. */
 static void refused(void **state) {
   (void)state;
@@ -139,9 +161,17 @@ static void refused(void **state) {
   kill(child, SIGKILL);
   (void)finish(child);
   RUN(PROBE, "out=other.safetensors", "probe.batch=16");
-  assert_failed(2, "'other.progress' is the progress of a probe with 'batch: 8', here it is 'batch: 16'");
+  assert_failed(2, "'other.progress' is the progress of a probe with 'probe.batch: 8', here it is 'probe.batch: 16'");
   RUN(PROBE, "out=other.safetensors", "init=random");
-  assert_failed(2, "with 'init: pretrained', here it is 'init: random'");
+  assert_failed(2, "with 'weights: ");
+  RUN("probe", "run2", "data=images", "probe.batch=8", "out=other.safetensors");
+  assert_failed(2, "with 'weights: ");
+  assert_int_equal(rename("images/train/disc", "images/train/dusk"), 0);
+  assert_int_equal(rename("images/val/disc", "images/val/dusk"), 0);
+  RUN(PROBE, "out=other.safetensors");
+  assert_failed(2, "with 'images: 40, ");
+  assert_int_equal(rename("images/train/dusk", "images/train/disc"), 0);
+  assert_int_equal(rename("images/val/dusk", "images/val/disc"), 0);
   assert_ok(np_file_read("other.progress", 1 << 24, &bytes, &size));
   bytes[size - 100] ^= 1;
   assert_ok(np_file_write("other.progress", bytes, size));
@@ -161,6 +191,8 @@ static void refused(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(stopped), cmocka_unit_test(killed), cmocka_unit_test(refused)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(stopped), cmocka_unit_test(killed),
+                                     cmocka_unit_test(other_circumstances), cmocka_unit_test(not_finite),
+                                     cmocka_unit_test(refused)};
   return cmocka_run_group_tests(tests, make_work, remove_work);
 }
