@@ -245,6 +245,16 @@ static double number_of(const char *path, const char *key) {
   return strtod(at + strlen(key), NULL);
 }
 
+/* What the first rank alone would write to is a folder: the other hears of it. */
+static void refused_by_first(const char *const *words) {
+  np_ranks r;
+  np_ranks_start(&r, 2, words);
+  np_ranks_wait(&r);
+  for (int i = 0; i < r.count; i++) assert_int_not_equal(r.exit_code[i], 0);
+  if (!strstr(r.err, "error: rank 0: ") || !strstr(r.err, "error: rank 1: rank 0 failed: its own line says why"))
+    fail_msg("%s", r.err);
+}
+
 /* Heads are those of one process, but for rounding, and the same bits again; so are the scores, of however many ranks:
  * three of them share four images. */
 static void probed(void **state) {
@@ -280,12 +290,8 @@ static void probed(void **state) {
          (const char *const[]){"eval", "head1.safetensors", "data=half", BACKEND, "precision=fp32", "threads=1", NULL},
          1, "12 of 40 images are damaged: more than the allowed share of 0.01");
   expect(3, PROBE("out=no.safetensors"), 2, "probe.batch: 8 among 3 ranks; expected a multiple of 3");
-  np_ranks r;
-  np_ranks_start(&r, 2, PROBE("out=images")); /* what the first rank alone would write to is a folder */
-  np_ranks_wait(&r);
-  for (int i = 0; i < r.count; i++) assert_int_not_equal(r.exit_code[i], 0);
-  if (!strstr(r.err, "error: rank 0: ") || !strstr(r.err, "error: rank 1: rank 0 failed: its own line says why"))
-    fail_msg("%s", r.err);
+  refused_by_first(PROBE("out=images"));
+  refused_by_first((const char *const[]){EVAL, "json=images", NULL});
 }
 
 /* Asked to stop through one rank alone, a probe stops behind the same step on all, and goes on in other numbers. */
