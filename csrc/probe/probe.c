@@ -35,11 +35,12 @@ typedef struct probe {
   np_optimiser **optimisers; /* [G] */
   np_loader *loader;
   np_probe_result *result;
-  np_comm *comm;             /* the opened model's */
-  int batch;                 /* images of a step that are this rank's */
-  char *settings, *progress; /* as np_probe_progress; its file, NULL: none */
-  int64_t step, first;       /* steps done; when this process began */
-  double started, before;    /* when this process began; seconds by then */
+  np_comm *comm;              /* the opened model's */
+  int batch;                  /* images of a step that are this rank's */
+  char *settings, *progress;  /* as np_probe_progress; its file, NULL: none */
+  int64_t step, first;        /* steps done; when this process began */
+  double started, before;     /* when this process began; seconds by then */
+  int64_t images[2], past[2]; /* drawn for the steps done, and damaged; when this process began */
 } probe;
 
 /* ---- set-up ---- */
@@ -137,6 +138,7 @@ static np_probe_progress progress_of(probe *p) {
                              .machine = p->opened->machine,
                              .step = p->step,
                              .seconds = seconds_spent(p),
+                             .images = {p->images[0], p->images[1]},
                              .heads = p->heads,
                              .optimisers = p->optimisers,
                              .result = p->result};
@@ -181,6 +183,8 @@ static np_status go_on(probe *p, const np_probe_options *options) {
   NP_TRY(np_probe_progress_read(p->progress, &progress));
   p->step = p->first = progress.step;
   p->before = progress.seconds;
+  memcpy(p->images, progress.images, sizeof p->images);
+  memcpy(p->past, progress.images, sizeof p->past);
   if (p->step > 0)
     np_info("going on from '%s': step %lld of %lld", p->progress, (long long)p->step, (long long)p->result->steps);
 out:
@@ -233,7 +237,7 @@ out:
   return st;
 }
 
-/* Behind each head's loss: how many ranks were asked to stop, and images drawn and found damaged by all since they
+/* Behind each head's loss: how many ranks were asked to stop, and images drawn and found damaged since they
  * began. */
 enum { STOP, SEEN, BAD, SAID };
 
@@ -263,8 +267,10 @@ static np_status train_step(probe *p, double *said) {
   said[r->count + SEEN] = (double)loader.seen;
   said[r->count + BAD] = (double)loader.bad;
   NP_TRY(np_comm_total(p->comm, said, r->count + SAID));
-  NP_TRY(np_comm_settle(p->comm, np_loader_check_bad((int64_t)said[r->count + BAD], (int64_t)said[r->count + SEEN],
-                                                     p->recipe->data.max_bad_share)));
+  p->images[0] = p->past[0] + (int64_t)said[r->count + SEEN];
+  p->images[1] = p->past[1] + (int64_t)said[r->count + BAD];
+  st = np_loader_check_bad(p->images[1], p->images[0], p->recipe->data.max_bad_share);
+  NP_TRY(np_comm_settle(p->comm, st));
   p->step++;
 out:
   return st;

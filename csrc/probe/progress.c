@@ -14,14 +14,16 @@
 /* The numbers of the file, on the host, each head's behind the one before:
  *   heads [G, H]   weights and running statistics (np_heads_params)
  *   first, second [G, L]   moments (np_heads_learnt)
- *   points [G, 2] float64   Σ of training losses, steps applied */
+ *   points [G, 2] float64   Σ of training losses, steps applied
+ *   images [2] int64   drawn, damaged */
 typedef struct contents {
   int64_t count, head, learnt; /* G, H, L */
   float *heads, *first, *second;
   double *points;
+  int64_t images[2];
 } contents;
 
-enum { TENSORS = 4, POINT = 2 };
+enum { TENSORS = 5, POINT = 2 };
 
 char *np_probe_progress_path(const char *out) {
   static const char ending[] = ".safetensors";
@@ -56,6 +58,8 @@ static void describe(const contents *c, np_tensor tensors[TENSORS]) {
   tensors[2] =
       (np_tensor){.name = "second", .dtype = NP_F32, .ndim = 2, .shape = {c->count, c->learnt}, .data = c->second};
   tensors[3] = (np_tensor){.name = "points", .dtype = NP_F64, .ndim = 2, .shape = {c->count, POINT}, .data = c->points};
+  tensors[4] = (np_tensor){
+      .name = "images", .dtype = NP_I64, .ndim = 1, .shape = {2}, .data = c->images, .bytes = sizeof c->images};
   tensors[0].bytes = (size_t)(c->count * c->head) * f;
   tensors[1].bytes = tensors[2].bytes = (size_t)(c->count * c->learnt) * f;
   tensors[3].bytes = (size_t)(c->count * POINT) * sizeof(double);
@@ -82,6 +86,7 @@ np_status np_probe_progress_write(const char *path, const np_probe_progress *p) 
     c.points[POINT * g] = p->result->points[g].train_loss;
     c.points[POINT * g + 1] = (double)outcome.steps;
   }
+  memcpy(c.images, p->images, sizeof c.images);
   describe(&c, tensors);
   snprintf(step, sizeof step, "%" PRId64, p->step);
   snprintf(seconds, sizeof seconds, "%.17g", p->seconds);
@@ -181,7 +186,7 @@ np_status np_probe_progress_read(const char *path, np_probe_progress *p) {
   describe(&c, wanted);
   NP_TRY(check_shapes(path, file, wanted, found));
   NP_TRY(check_hash(path, file, found, step));
-  void *const to[TENSORS] = {c.heads, c.first, c.second, c.points};
+  void *const to[TENSORS] = {c.heads, c.first, c.second, c.points, c.images};
   for (int i = 0; i < TENSORS; i++) memcpy(to[i], found[i].data, found[i].bytes);
   NP_TRY(fill(&c, p));
   const char *machine = np_safetensors_metadata(file, "machine");
@@ -189,6 +194,7 @@ np_status np_probe_progress_read(const char *path, np_probe_progress *p) {
     np_warn("'%s' was made on %s, this is %s: the last bits may be others", path, machine, p->machine);
   p->step = strtoll(step, NULL, 10);
   p->seconds = strtod(seconds, NULL);
+  memcpy(p->images, c.images, sizeof c.images);
 out:
   np_safetensors_close(file);
   release(&c);

@@ -13,6 +13,7 @@ typedef struct np_probe_progress {
   const char *machine;  /* what the last bits may depend on besides: another one is warned of */
   int64_t step;         /* steps done */
   double seconds;       /* that they took */
+  int64_t images[2];    /* drawn for them, and of these damaged */
   np_heads *heads;
   np_optimiser **optimisers;
   np_probe_result *result;

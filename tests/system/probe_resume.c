@@ -1,6 +1,7 @@
 /* A probe that is stopped or killed and goes on from OUT.progress: to the same bits; and what may not go on. */
 #include "system/run.h"
 #include "unit/temp.h"
+#include "util/safetensors.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -65,6 +66,8 @@ static int remove_work(void **state) {
   return chdir("/") != 0 || temp_teardown(state) != 0;
 }
 
+static void nap(void) { nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL); }
+
 /* Its standard error is a pipe that nobody reads before `finish`: it stands still after some forty of its 50 lines, so
  * that it is never done before the signal comes. Returns behind the first save. */
 enum { PIPE_BYTES = 4096 };
@@ -87,7 +90,7 @@ static pid_t start(const char *name) {
   said = ends[0];
   while (!is_there(progress)) {
     assert_int_equal(waitpid(child, &status, WNOHANG), 0);
-    nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    nap();
   }
   free(out);
   free(progress);
@@ -120,9 +123,25 @@ static void stopped(void **state) {
   }
 }
 
+/* Steps done, by the file, and images drawn: a batch of them a step, since the very beginning. */
+static long counted(const char *progress) {
+  np_safetensors *file;
+  assert_ok(np_safetensors_open(progress, &file));
+  const long step = strtol(np_safetensors_metadata(file, "step"), NULL, 10);
+  const int64_t *images = np_safetensors_find(file, "images")->data;
+  assert_true(step > 0 && images[0] == 8 * step && images[1] == 0);
+  np_safetensors_close(file);
+  return step;
+}
+
 static void killed(void **state) {
   (void)state;
-  const pid_t child = start("killed");
+  pid_t child = start("killed");
+  kill(child, SIGKILL);
+  assert_int_equal(finish(child), -SIGKILL);
+  const long before = counted("killed.progress");
+  child = start("killed");
+  while (counted("killed.progress") == before) nap();
   kill(child, SIGKILL);
   assert_int_equal(finish(child), -SIGKILL);
   RUN(PROBE, "out=killed.safetensors");
