@@ -142,9 +142,7 @@ out:
 
 static np_status run(const np_cli_options *options) {
   const char *path = options->positional[0];
-  struct stat about;
-  bool folder = stat(path, &about) == 0 && S_ISDIR(about.st_mode);
-  return folder ? inspect_folder(path, np_cli_flag(options, "verify")) : inspect_file(path);
+  return np_folder_is(path) ? inspect_folder(path, np_cli_flag(options, "verify")) : inspect_file(path);
 }
 
 int np_cli_inspect(int argc, char **argv) { return np_cli_run(&usage, argc, argv, run); }

@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 static const np_cli_word keys[] = {
     {"data", "folder with train/ and val/ (or test/), each a folder of class folders or of tars, or one tar, "
@@ -43,11 +42,6 @@ static const np_cli_usage usage = {
     .recipe = true,
 };
 
-static bool is_folder(const char *path) {
-  struct stat about;
-  return stat(path, &about) == 0 && S_ISDIR(about.st_mode);
-}
-
 /* The two folders or tars, malloc'ed. probe.train and probe.val win over what lies in data. */
 static np_status find_data(const np_recipe *recipe, const char *data, char **train, char **val) {
   const np_recipe_probe *probe = &recipe->probe;
@@ -66,7 +60,7 @@ static np_status find_data(const np_recipe *recipe, const char *data, char **tra
 /* Where the result goes. */
 static char *find_out(const char *model, const char *out, bool random) {
   const char *name = random ? "probe-random.safetensors" : "probe.safetensors";
-  return out ? np_format("%s", out) : is_folder(model) ? np_path_join(model, name) : np_format("%s", name);
+  return out ? np_format("%s", out) : np_folder_is(model) ? np_path_join(model, name) : np_format("%s", name);
 }
 
 /* All that can be found out before hours of training; the first rank writes. */

@@ -105,10 +105,9 @@ static int by_bytes(const struct dirent **a, const struct dirent **b) { return s
 
 /* A link that leads nowhere is no folder: if its name is an image's, the loader will find it damaged. */
 static bool is_folder(const char *path, const struct dirent *entry) {
-  struct stat about;
   if (entry->d_type == DT_DIR) return true;
   if (entry->d_type != DT_LNK && entry->d_type != DT_UNKNOWN) return false;
-  return stat(path, &about) == 0 && S_ISDIR(about.st_mode);
+  return np_folder_is(path);
 }
 
 /* The entries of a folder, sorted, hidden ones left out. `*count` is 0 where the folder is one of its own ancestors. */
@@ -238,7 +237,7 @@ void np_dataset_close(np_dataset *dataset) {
 char *np_dataset_part(const char *root, const char *name) {
   struct stat about;
   char *folder = np_path_join(root, name), *tar = np_format("%s.tar", folder), *found = NULL;
-  if (stat(folder, &about) == 0 && S_ISDIR(about.st_mode)) found = folder;
+  if (np_folder_is(folder)) found = folder;
   else if (stat(tar, &about) == 0 && !S_ISDIR(about.st_mode)) found = tar;
   if (found != folder) free(folder);
   if (found != tar) free(tar);

@@ -13,11 +13,6 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
-static bool is_folder(const char *path) {
-  struct stat about;
-  return stat(path, &about) == 0 && S_ISDIR(about.st_mode);
-}
-
 static bool is_file(const char *path) {
   struct stat about;
   return stat(path, &about) == 0 && S_ISREG(about.st_mode);
@@ -53,7 +48,7 @@ np_status np_open_locate(const char *model, char **out) {
     return np_error(NP_ERR_ARGUMENT,
                     "cannot open model '%s': %s; expected a run folder, a checkpoint folder or a .safetensors file",
                     model, strerror(errno));
-  if (!is_folder(model)) {
+  if (!np_folder_is(model)) {
     *out = np_format("%s", model);
     return NP_OK;
   }

@@ -266,6 +266,11 @@ static np_status make_one(const char *path) {
   return io_error("make the folder", path);
 }
 
+bool np_folder_is(const char *path) {
+  struct stat about;
+  return stat(path, &about) == 0 && S_ISDIR(about.st_mode);
+}
+
 np_status np_folder_make(const char *path) {
   np_status st = NP_OK;
   char *part = np_format("%s", path);

@@ -4,6 +4,7 @@
 
 #include "util/status.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
 
@@ -28,6 +29,7 @@ np_status np_file_write(const char *path, const void *bytes, size_t size); /* be
  * cut. */
 np_status np_file_write_unsynced(const char *path, const void *bytes, size_t size);
 
+bool np_folder_is(const char *path);          /* a folder, or a link to one */
 np_status np_folder_make(const char *path);   /* with its parents; fine when there */
 np_status np_folder_remove(const char *path); /* with what it holds; fine when absent */
 np_status np_folder_sync(const char *path);
