@@ -47,7 +47,7 @@ static const char recipe[] =
     "backend: cpu\nprecision: fp32\nthreads: 1\n"
     "model: {image_size: [16, 16], patch_size: 4, width: 32, blocks: 2, heads: 2, head_width: 32, head_blocks: 1}\n"
     "train: {steps: 2, batch: 8}\n"
-    "probe: {epochs: 10, lr: [1.0e-3, 1.0e-2], weight_decay: [0.1]}\n";
+    "probe: {epochs: 20, lr: [1.0e-3, 1.0e-2], weight_decay: [0.1]}\n";
 
 static int make_work(void **state) {
   if (temp_setup(state) != 0) return -1;
@@ -68,7 +68,7 @@ static int remove_work(void **state) {
 
 static void nap(void) { nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL); }
 
-/* Its standard error is a pipe that nobody reads before `finish`: it stands still after some forty of its 50 lines, so
+/* Its standard error is a pipe that nobody reads before `finish`: it stands still after some fifty of its 100 lines, so
  * that it is never done before the signal comes. Returns behind the first save. */
 enum { PIPE_BYTES = 4096 };
 static int said = -1;
