@@ -178,7 +178,7 @@ static np_status go_on(probe *p, const np_probe_options *options) {
   np_probe_progress progress;
   if (!options->out) return NP_OK;
   NP_TRY(describe(p, options));
-  p->progress = np_probe_progress_path(options->out);
+  p->progress = np_probe_beside(options->out, ".progress");
   progress = progress_of(p);
   NP_TRY(np_probe_progress_read(p->progress, &progress));
   p->step = p->first = progress.step;

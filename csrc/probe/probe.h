@@ -41,8 +41,8 @@ typedef struct np_probe_options {
 np_status np_probe_run(np_opened *opened, const np_probe_options *options, np_probe_result *result);
 void np_probe_result_free(np_probe_result *result);
 
-/* "a.safetensors" → "a.json"; other names get ".json" behind. malloc'ed. */
-char *np_probe_json_path(const char *path);
+/* "a.safetensors" → "a" and the ending, ".json"; other names get it behind. malloc'ed. */
+char *np_probe_beside(const char *path, const char *ending);
 
 /* The two files: the best head with published names and the metadata recipe, classes (JSON array), layers, lr,
  * weight_decay, top1, top5; and every point as JSON. host_head: np_heads_get of the best head. */

@@ -8,11 +8,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-char *np_probe_json_path(const char *path) {
-  static const char ending[] = ".safetensors";
-  const size_t length = strlen(path), end = sizeof ending - 1;
-  const bool has = length > end && !strcmp(path + length - end, ending);
-  return np_format("%.*s.json", (int)(has ? length - end : length), path);
+char *np_probe_beside(const char *path, const char *ending) {
+  static const char own[] = ".safetensors";
+  const size_t length = strlen(path), end = sizeof own - 1;
+  const bool has = length > end && !strcmp(path + length - end, own);
+  return np_format("%.*s%s", (int)(has ? length - end : length), path, ending);
 }
 
 static double percent(int64_t part, int64_t whole) { return 100.0 * (double)part / (double)whole; }
@@ -51,7 +51,7 @@ static np_status write_json(const np_opened *opened, const np_probe_options *opt
   cJSON_AddItemToObject(json, "best", point_json(&r->points[r->best]));
   cJSON *points = cJSON_AddArrayToObject(json, "points");
   for (int g = 0; g < r->count; g++) cJSON_AddItemToArray(points, point_json(&r->points[g]));
-  char *text = cJSON_Print(json), *path = np_probe_json_path(options->out);
+  char *text = cJSON_Print(json), *path = np_probe_beside(options->out, ".json");
   np_status st = text ? np_file_write(path, text, strlen(text)) : np_error(NP_ERR_MEMORY, "%s: out of memory", path);
   free(text);
   free(path);

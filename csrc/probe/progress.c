@@ -1,6 +1,5 @@
 #include "probe/progress.h"
 
-#include "util/file.h"
 #include "util/log.h"
 #include "util/safetensors.h"
 
@@ -24,13 +23,6 @@ typedef struct contents {
 } contents;
 
 enum { TENSORS = 5, POINT = 2 };
-
-char *np_probe_progress_path(const char *out) {
-  static const char ending[] = ".safetensors";
-  const size_t length = strlen(out), end = sizeof ending - 1;
-  const bool has = length > end && !strcmp(out + length - end, ending);
-  return np_format("%.*s.progress", (int)(has ? length - end : length), out);
-}
 
 static np_status take(const np_probe_progress *p, contents *c) {
   *c = (contents){
@@ -101,35 +93,14 @@ out:
 
 /* ---- reading ---- */
 
-/* "  batch: 8" below the line "probe:" is probe.batch: 8. */
-static char *entry(const char *line, const char *section) {
-  const size_t skip = strspn(line, " ");
-  return np_format("%.*s%s%.*s", skip ? (int)strcspn(section, ":") : 0, section, skip && *section ? "." : "",
-                   (int)strcspn(line + skip, "\n"), line + skip);
-}
-
-/* Line by line: the first that differs is told. */
 static np_status check_settings(const char *path, const char *there, const char *here) {
-  np_status st = NP_OK;
-  const char *section = "";
-  for (;;) {
-    const size_t n = strcspn(there, "\n"), m = strcspn(here, "\n");
-    if (n != m || memcmp(there, here, n) != 0) {
-      char *its = entry(there, section), *ours = entry(here, section);
-      st =
-          np_error(NP_ERR_ARGUMENT,
-                   "'%s' is the progress of a probe with '%s', here it is '%s': remove the file to begin anew, or give "
-                   "another out=",
-                   path, its, ours);
-      free(its);
-      free(ours);
-      return st;
-    }
-    if (!there[n] && !here[m]) return NP_OK;
-    if (n > 0 && there[0] != ' ' && there[n - 1] == ':') section = there;
-    there += n + (there[n] != 0);
-    here += m + (here[m] != 0);
-  }
+  np_difference d = {.a = there, .b = here};
+  if (!np_recipe_next_difference(&d)) return NP_OK;
+  return np_error(
+      NP_ERR_ARGUMENT,
+      "'%s' is the progress of a probe with '%s%.*s', here it is '%s%.*s': remove the file to begin anew, or "
+      "give another out=",
+      path, d.section, d.a_length, d.a_line, d.section, d.b_length, d.b_line);
 }
 
 static np_status check_shapes(const char *path, const np_safetensors *file, const np_tensor wanted[TENSORS],

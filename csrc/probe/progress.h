@@ -19,9 +19,6 @@ typedef struct np_probe_progress {
   np_probe_result *result;
 } np_probe_progress;
 
-/* "a.safetensors" → "a.progress"; other names get ".progress" behind. malloc'ed. */
-char *np_probe_progress_path(const char *out);
-
 /* As np_safetensors_write: the old file or the whole new one. */
 np_status np_probe_progress_write(const char *path, const np_probe_progress *progress);
 

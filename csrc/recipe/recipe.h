@@ -148,6 +148,16 @@ np_status np_recipe_dump(const np_recipe *recipe, char **out);
  * workers, folders of images. */
 np_status np_recipe_dump_common(const np_recipe *recipe, char **out);
 
+/* A walk over the lines that differ of two dumps of the same keys, or of other text of their form ("section:", below it
+ * "  key: value"). Set a and b to the texts; each call that returns true found a line. */
+typedef struct np_difference {
+  const char *a, *b;           /* what is left */
+  char section[64];            /* "probe.", or "" */
+  const char *a_line, *b_line; /* "batch: 8", of so many bytes */
+  int a_length, b_length;
+} np_difference;
+bool np_recipe_next_difference(np_difference *difference);
+
 /* One line a key: name, type, range, default, meaning; for --help. `section` NULL prints all. */
 void np_recipe_print_keys(const char *section);
 

@@ -132,3 +132,21 @@ np_status np_recipe_dump_common(const np_recipe *recipe, char **out) {
   common.data.train = common.probe.data = common.probe.train = common.probe.val = empty;
   return np_recipe_dump(&common, out);
 }
+
+bool np_recipe_next_difference(np_difference *d) {
+  while (*d->a || *d->b) {
+    const char *a = d->a, *b = d->b;
+    const int n = (int)strcspn(a, "\n"), m = (int)strcspn(b, "\n");
+    if (a[0] != ' ') d->section[0] = 0;
+    if (n > 0 && a[n - 1] == ':' && a[0] != ' ')
+      snprintf(d->section, sizeof d->section, "%.*s.", n - 1 < 60 ? n - 1 : 60, a);
+    d->a += n + (a[n] == '\n');
+    d->b += m + (b[m] == '\n');
+    if (n == m && strncmp(a, b, (size_t)n) == 0) continue;
+    const int a_skip = (int)strspn(a, " "), b_skip = (int)strspn(b, " ");
+    d->a_line = a + a_skip, d->a_length = n - a_skip;
+    d->b_line = b + b_skip, d->b_length = m - b_skip;
+    return true;
+  }
+  return false;
+}

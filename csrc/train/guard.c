@@ -38,25 +38,17 @@ out:
 
 np_status np_guard_recipe(const np_recipe *recipe, char **out) { return essence(recipe, true, out); }
 
-static int line_length(const char *text) { return (int)strcspn(text, "\n"); }
-
-/* Walk two dumps of the same keys line by line ("section:", "  key: value") and list the keys whose lines differ. */
+/* The keys whose lines differ, with what they were. */
 static char *differences(const char *now, const char *then) {
-  char *list = np_format("%s", ""), section[64] = "";
-  while (*now && *then) {
-    int n = line_length(now), m = line_length(then);
-    if (now[0] != ' ') section[0] = 0;
-    if (n > 0 && now[n - 1] == ':' && now[0] != ' ') strcat(strncat(section, now, (size_t)(n < 60 ? n - 1 : 59)), ".");
-    if (n != m || strncmp(now, then, (size_t)n) != 0) {
-      const char *key = now + strspn(now, " "), *value = memchr(then, ':', (size_t)m);
-      int from = value ? (int)(value - then) + 1 + (value[1] == ' ') : m;
-      char *longer = np_format("%s%s%s%.*s (was %.*s)", list, *list ? ", " : "", section, (int)(now + n - key), key,
-                               m - from, then + from);
-      free(list);
-      list = longer;
-    }
-    now += n + (now[n] == '\n');
-    then += m + (then[m] == '\n');
+  char *list = np_format("%s", "");
+  np_difference d = {.a = now, .b = then};
+  while (np_recipe_next_difference(&d)) {
+    const char *value = memchr(d.b_line, ':', (size_t)d.b_length);
+    int from = value ? (int)(value - d.b_line) + 1 + (value[1] == ' ') : d.b_length;
+    char *longer = np_format("%s%s%s%.*s (was %.*s)", list, *list ? ", " : "", d.section, d.a_length, d.a_line,
+                             d.b_length - from, d.b_line + from);
+    free(list);
+    list = longer;
   }
   return list;
 }

@@ -1,6 +1,7 @@
 /* A probe that is stopped or killed and goes on from OUT.progress: to the same bits; and what may not go on. */
-#include "system/run.h"
 #include "unit/temp.h"
+
+#include "system/result.h"
 #include "util/safetensors.h"
 
 #include <fcntl.h>
@@ -9,38 +10,15 @@
 #include <sys/stat.h>
 #include <time.h>
 
-static np_run_result result;
-static char
-    *work; /* a folder with a run, `run`, images/train, images/val, and an undisturbed probe, whole.safetensors */
+/* A folder with a run, `run`, images/train and images/val, and an undisturbed probe, whole.safetensors. */
+static char *work;
 
 #define PROBE    "probe", "run", "data=images", "probe.batch=8", "probe.save_every=5", "probe.log_every=1"
 #define RUN(...) np_run((const char *const[]){NP_PROGRAM, __VA_ARGS__, NULL}, &result)
 
-static void assert_done(void) {
-  if (result.exit_code != 0) fail_msg("exit status %d: %s", result.exit_code, result.err);
-}
-
-static void assert_failed(int exit_code, const char *what) {
-  const char *line = strstr(result.err, "error: ");
-  if (result.exit_code != exit_code || !line || !strstr(line, what) || strchr(line, '\n') != line + strlen(line) - 1)
-    fail_msg("wanted exit status %d and an error line with '%s', got %d: %s", exit_code, what, result.exit_code,
-             result.err);
-}
-
 static bool is_there(const char *path) {
   struct stat about;
   return stat(path, &about) == 0;
-}
-
-static void assert_same(const char *path) {
-  char *bytes[2];
-  size_t size[2];
-  assert_ok(np_file_read("whole.safetensors", 1 << 24, &bytes[0], &size[0]));
-  assert_ok(np_file_read(path, 1 << 24, &bytes[1], &size[1]));
-  assert_int_equal(size[0], size[1]);
-  assert_memory_equal(bytes[0], bytes[1], size[0]);
-  free(bytes[0]);
-  free(bytes[1]);
 }
 
 static const char recipe[] =
@@ -117,7 +95,7 @@ static void stopped(void **state) {
     RUN(PROBE, "out=stopped.safetensors");
     assert_done();
     assert_non_null(strstr(result.err, "going on from 'stopped.progress': step "));
-    assert_same("stopped.safetensors");
+    assert_same_files("whole.safetensors", "stopped.safetensors");
     assert_true(!is_there("stopped.progress"));
     assert_int_equal(unlink("stopped.safetensors"), 0);
   }
@@ -147,7 +125,7 @@ static void killed(void **state) {
   RUN(PROBE, "out=killed.safetensors");
   assert_done();
   assert_non_null(strstr(result.err, "going on from 'killed.progress': step "));
-  assert_same("killed.safetensors");
+  assert_same_files("whole.safetensors", "killed.safetensors");
 }
 
 /* What does not decide the heads may be another, and what may decide their last bits is told. */

@@ -1,6 +1,7 @@
 /* A run that is stopped and goes on: by signals, after damage, with other workers; and what may not go on. */
-#include "system/run.h"
 #include "unit/temp.h"
+
+#include "system/result.h"
 
 #include "checkpoint/checkpoint.h"
 #include "data/dataset.h"
@@ -14,7 +15,6 @@
 #include <sys/resource.h>
 #include <time.h>
 
-static np_run_result result;
 static char *work; /* a folder with recipe.yaml, images/train and the undisturbed run `whole` */
 
 static const char recipe[] =
@@ -32,31 +32,12 @@ enum { STEPS = 200 };
                                __VA_ARGS__, NULL},                                                                     \
          &result)
 
-static void assert_done(void) {
-  if (result.exit_code != 0) fail_msg("exit status %d: %s", result.exit_code, result.err);
-}
-
-/* Exit status, and `what` in the one error line, which comes last. */
-static void assert_failed(int exit_code, const char *what) {
-  const char *line = strstr(result.err, "error: ");
-  if (result.exit_code != exit_code || !line || !strstr(line, what) || strchr(line, '\n') != line + strlen(line) - 1)
-    fail_msg("wanted exit status %d and an error line with '%s', got %d: %s", exit_code, what, result.exit_code,
-             result.err);
-}
-
 static void assert_same_end(const char *run) {
-  char *bytes[2];
-  size_t size[2];
-  const char *runs[] = {"whole", run};
-  for (int i = 0; i < 2; i++) {
-    char *path = np_format("%s/checkpoints/step-%08d/" NP_CHECKPOINT_MODEL, runs[i], STEPS);
-    assert_ok(np_file_read(path, 1 << 24, &bytes[i], &size[i]));
-    free(path);
-  }
-  assert_int_equal(size[0], size[1]);
-  assert_memory_equal(bytes[0], bytes[1], size[0]);
-  free(bytes[0]);
-  free(bytes[1]);
+  char *whole = np_format("whole/checkpoints/step-%08d/" NP_CHECKPOINT_MODEL, STEPS);
+  char *path = np_format("%s/checkpoints/step-%08d/" NP_CHECKPOINT_MODEL, run, STEPS);
+  assert_same_files(whole, path);
+  free(whole);
+  free(path);
 }
 
 static int make_work(void **state) {

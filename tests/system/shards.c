@@ -1,6 +1,7 @@
 /* Runs on tar files beside runs on the same images in class folders. */
-#include "system/run.h"
 #include "unit/temp.h"
+
+#include "system/result.h"
 
 #include "checkpoint/checkpoint.h"
 #include "data/dataset.h"
@@ -8,7 +9,6 @@
 #include <fcntl.h>
 #include <signal.h>
 
-static np_run_result result;
 static char *work; /* a folder with recipe.yaml and one set of images twice: images/ and shards/; with runs on each */
 
 static const char recipe[] =
@@ -20,30 +20,6 @@ static const char recipe[] =
     "probe: {epochs: 1, batch: 16, lr: [1.0e-2], weight_decay: [0.1], log_every: 1}\n";
 
 #define RUN(...) np_run((const char *const[]){NP_PROGRAM, __VA_ARGS__, NULL}, &result)
-
-static void assert_done(void) {
-  if (result.exit_code != 0) fail_msg("exit status %d: %s", result.exit_code, result.err);
-}
-
-/* Exit status, and `what` in the one error line, which comes last. */
-static void assert_failed(int exit_code, const char *what) {
-  const char *line = strstr(result.err, "error: ");
-  if (result.exit_code != exit_code || !line || !strstr(line, what) || strchr(line, '\n') != line + strlen(line) - 1)
-    fail_msg("wanted exit status %d and an error line with '%s', got %d: %s", exit_code, what, result.exit_code,
-             result.err);
-}
-
-/* The two files hold the same. */
-static void assert_same_files(const char *a, const char *b) {
-  char *bytes[2];
-  size_t size[2];
-  assert_ok(np_file_read(a, 1 << 24, &bytes[0], &size[0]));
-  assert_ok(np_file_read(b, 1 << 24, &bytes[1], &size[1]));
-  assert_int_equal(size[0], size[1]);
-  assert_memory_equal(bytes[0], bytes[1], size[0]);
-  free(bytes[0]);
-  free(bytes[1]);
-}
 
 #define MODEL(run) run "/checkpoints/step-00000040/" NP_CHECKPOINT_MODEL
 
