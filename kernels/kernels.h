@@ -103,7 +103,7 @@ np_status np_kernel_cross_entropy(const np_gpu *gpu, int batch, int classes, flo
 
 /* ---- optimiser.cu ---- */
 size_t np_kernel_sum_squares_scratch(const np_gpu *gpu);
-np_status np_kernel_sum_squares(const np_gpu *gpu, int64_t count, const float *g, double *out, void *scratch);
+np_status np_kernel_sum_squares(const np_gpu *gpu, int64_t count, const float *g, double *out, bool accumulate, void *scratch);
 np_status np_kernel_adamw_prepare(const np_gpu *gpu, const np_adamw *how, np_adamw_state *state);
 np_status np_kernel_adamw(const np_gpu *gpu, np_dtype act, const np_adamw *how, const np_adamw_state *state, int64_t count,
                           const float *g, float *w, float *m, float *v, void *low);

@@ -91,13 +91,13 @@ extern "C" size_t np_kernel_sum_squares_scratch(const np_gpu *gpu) {
 }
 
 extern "C" np_status np_kernel_sum_squares(const np_gpu *gpu, int64_t count, const float *g, double *out,
-                                           void *scratch) {
+                                           bool accumulate, void *scratch) {
   double *sums = static_cast<double *>(scratch);
   const int64_t tile = THREADS * ROUND * 4, tiles = (count + tile - 1) / tile, most = gpu->processors * BLOCKS;
   const int64_t blocks = tiles < most ? tiles : most;
   const np_status st = np_launch(gpu, "sum_squares", sum_squares, dim3(static_cast<unsigned>(blocks)), THREADS,
                                  THREADS / NP_WARP * sizeof(double), count, np_aligned(g, 16), g, sums);
-  return st == NP_OK ? np_total(gpu, "sum_squares_total", blocks, sums, out, false) : st;
+  return st == NP_OK ? np_total(gpu, "sum_squares_total", blocks, sums, out, accumulate) : st;
 }
 
 extern "C" np_status np_kernel_adamw_prepare(const np_gpu *gpu, const np_adamw *how, np_adamw_state *state) {

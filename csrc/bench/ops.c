@@ -217,7 +217,7 @@ static np_status sum_squares(void *context, int turn) {
   np_ops *ops = p.run->ops;
   int64_t count = p.run->bench->parameters;
   const float *g = take_f32(&p, count, READ);
-  return counting(&p, count, 0) ? NP_OK : ops->sum_squares(ops, count, g, p.run->loss);
+  return counting(&p, count, 0) ? NP_OK : ops->sum_squares(ops, count, g, p.run->loss, false);
 }
 
 static np_status adamw(void *context, int turn) {

@@ -29,7 +29,7 @@ enum { MARKS_PER_STEP = 2 };
 static np_status open_model(bench *b, np_step_timing *out) {
   np_status st = NP_OK;
   const np_recipe *r = b->recipe;
-  const np_model_options options = np_model_training(r, b->micro, r->train.batch);
+  const np_model_options options = np_model_training(r, 1, 0, b->micro, r->train.batch);
   np_memory_plan plan;
   size_t available;
   float *weights = NULL;
@@ -53,9 +53,9 @@ static np_status open_model(bench *b, np_step_timing *out) {
   NP_TRY(np_model_set_weights(b->model, weights));
   free(weights); /* before the moments are taken: with a large model there is not room for both */
   weights = NULL;
-  NP_TRY(np_optimiser_create(b->ops, params, &r->optim, &b->optimiser));
-  NP_TRY(np_optimiser_prepare(b->optimiser, np_model_weights(b->model), np_model_gradients(b->model),
-                              np_model_low(b->model)));
+  NP_TRY(np_optimiser_create(b->ops, params, NULL, &r->optim, &b->optimiser));
+  const np_optimised what = np_optimised_model(b->model);
+  NP_TRY(np_optimiser_prepare(b->optimiser, &what));
   NP_TRY(np_model_prepare(b->model, true));
 out:
   free(weights);
@@ -96,8 +96,8 @@ static np_status queue_step(bench *b, int step, int mark) {
   if (mark >= 0) NP_TRY(b->ops->mark(b->ops, mark));
   NP_TRY(np_model_step(b->model, b->recipe->train.batch, b->pixels, b->prefix, targets));
   if (mark >= 0) NP_TRY(b->ops->mark(b->ops, mark + 1));
-  NP_TRY(np_optimiser_step(b->optimiser, np_model_weights(b->model), np_model_gradients(b->model),
-                           np_model_low(b->model), b->recipe->optim.lr_start));
+  const np_optimised what = np_optimised_model(b->model);
+  NP_TRY(np_optimiser_step(b->optimiser, &what, b->recipe->optim.lr_start));
 out:
   return st;
 }

@@ -35,6 +35,7 @@ typedef struct np_checkpoint_state {
   int threads;                     /* of the operators: they decide bits, not mathematics */
   int micro_batch;                 /* likewise */
   int ranks;                       /* likewise; 1 where an older program wrote none */
+  bool sharded;                    /* likewise: train.shard of several ranks */
   char hardware[80];               /* likewise: np_ops_choice.hardware; older programs wrote "cpu" alone */
   char attention[16];              /* likewise: which kernels of the CUDA backend; "": the CPU's, or an older program */
   int64_t images;                  /* in the training folder */

@@ -165,6 +165,7 @@ static np_status read_state(const char *folder, const cJSON *about, np_checkpoin
       .threads = (int)value[4],
       .micro_batch = (int)value[5],
       .ranks = (int)count_or_zero(about, "ranks"),
+      .sharded = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(about, "sharded")),
       .images = (int64_t)value[6],
       .listing = strtoull(listing, NULL, 16),
       .images_seen = count_or_zero(about, "images_seen"),

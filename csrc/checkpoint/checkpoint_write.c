@@ -139,6 +139,7 @@ static np_status write_about(const char *folder, const np_checkpoint_state *stat
   cJSON_AddNumberToObject(about, "threads", state->threads);
   cJSON_AddNumberToObject(about, "micro_batch", state->micro_batch);
   cJSON_AddNumberToObject(about, "ranks", state->ranks);
+  cJSON_AddBoolToObject(about, "sharded", state->sharded);
   cJSON_AddNumberToObject(about, "images", (double)state->images);
   cJSON_AddStringToObject(about, "listing", listing);
   cJSON_AddNumberToObject(about, "images_seen", (double)state->images_seen);

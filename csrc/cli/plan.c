@@ -37,17 +37,14 @@ static void line_bytes(const char *what, double bytes) { line(what, bytes, "B", 
 
 static void print_model(const np_recipe_model *m, const np_params *params) {
   char note[128];
-  int64_t trunk = 0;
-  for (int i = 0; i < params->count; i++)
-    if (params->items[i].offset >= params->trunk) trunk += params->items[i].count;
   printf("model\n");
   printf("  %-34s %d x %d px, %d channels, patch %d: %d tokens\n", "image", m->image_size[0], m->image_size[1],
          m->channels, m->patch_size, np_recipe_tokens(m));
   snprintf(note, sizeof note, "width %d, %d blocks, %d heads of width %d", m->width, m->blocks, m->heads,
            m->width / m->heads);
-  line("trunk parameters", (double)trunk, "", note);
+  line("trunk parameters", (double)(params->elements - params->head_elements), "", note);
   snprintf(note, sizeof note, "width %d, %d blocks", m->head_width, m->head_blocks);
-  line("pixel head parameters", (double)(params->elements - trunk), "", note);
+  line("pixel head parameters", (double)params->head_elements, "", note);
   line("all parameters", (double)params->elements, "", "");
 }
 
@@ -89,7 +86,7 @@ static void print_memory(const np_memory_plan *plan, int batch, np_dtype act) {
 }
 
 /* The same with each setting of train.recompute, and what it costs: FLOPs, and bytes of norms and GELU. */
-static np_status print_recompute(const np_recipe *recipe, int batch, int step, np_dtype act) {
+static np_status print_recompute(const np_recipe *recipe, int ranks, int batch, int step, np_dtype act) {
   static const char *const names[] = {"none", "gelu_norm", "block"};
   np_status st = NP_OK;
   const np_recipe_model *m = &recipe->model;
@@ -98,7 +95,7 @@ static np_status print_recompute(const np_recipe *recipe, int batch, int step, n
   printf("  %-12s %16s %12s %26s %26s\n", "", "activations, GB", "total, GB", "again an image: products",
          "norms and GELU");
   for (int i = NP_RECOMPUTE_NONE; i <= NP_RECOMPUTE_BLOCK; i++) {
-    np_model_options model = np_model_training(recipe, batch, step);
+    np_model_options model = np_model_training(recipe, ranks, 0, batch, step);
     model.recompute = (np_recompute)i;
     np_memory_plan memory;
     char extra[64], moved[64];
@@ -137,12 +134,12 @@ static np_status plan(const np_cli_options *options) {
   NP_TRY(np_recipe_share(recipe, (int)gpus, &step, &micro));
   np_dtype act = recipe->precision == NP_PRECISION_FP32 ? NP_F32 : NP_BF16;
   NP_TRY(np_params_layout(&recipe->model, true, &params));
-  np_model_options model = np_model_training(recipe, micro, step);
+  np_model_options model = np_model_training(recipe, (int)gpus, 0, micro, step);
   NP_TRY(plan_model(recipe, &model, act, &memory));
   print_model(&recipe->model, &params);
   print_work(recipe, gpus, tflops);
   print_memory(&memory, micro, act);
-  NP_TRY(print_recompute(recipe, micro, step, act));
+  NP_TRY(print_recompute(recipe, (int)gpus, micro, step, act));
   print_sum(&memory, gpus);
   printf("checkpoint\n");
   line_bytes("weights, fp32", (double)params.elements * 4);

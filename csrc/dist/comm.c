@@ -81,6 +81,24 @@ np_status np_comm_sum_f64(np_comm *c, int signal, double *slice, int64_t count) 
   return sum(c, signal, slice, count, NP_F64);
 }
 
+np_status np_comm_scatter_f32(np_comm *c, int signal, float *slice, int64_t count) {
+  np_status st = NP_OK;
+  if (!c->transport) return NP_OK;
+  np_comm_wait_begin(c, "the sum of the gradients");
+  st = c->transport->scatter(c->transport, signal, slice, count);
+  np_comm_wait_end(c);
+  return st;
+}
+
+np_status np_comm_gather(np_comm *c, const void *mine, void *all, size_t bytes) {
+  np_status st = NP_OK;
+  if (!c->transport) return NP_OK;
+  np_comm_wait_begin(c, "the others' pieces");
+  st = c->transport->gather(c->transport, mine, all, bytes);
+  np_comm_wait_end(c);
+  return st;
+}
+
 np_status np_comm_join(np_comm *c) { return c->transport ? c->transport->join(c->transport) : NP_OK; }
 
 /* ---- hosts ---- */

@@ -13,6 +13,8 @@ typedef enum np_reduction { NP_SUM, NP_LARGEST } np_reduction;
 struct np_transport {
   /* As np_comm_sum_f32 and _f64, by element type. */
   np_status (*sum)(np_transport *transport, int signal, void *slice, int64_t count, np_dtype type);
+  np_status (*scatter)(np_transport *transport, int signal, float *slice, int64_t count);
+  np_status (*gather)(np_transport *transport, const void *mine, void *all, size_t bytes);
   np_status (*join)(np_transport *transport);
   /* values[i] = the sum, or the largest, of all ranks' values[i], on the host; count <= NP_TRANSPORT_VALUES. Waits. */
   np_status (*reduce)(np_transport *transport, np_reduction how, double *values, int count);

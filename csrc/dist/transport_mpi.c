@@ -11,6 +11,7 @@ bool np_mpi_serves(const np_launch *launch) {
 }
 
 #if NP_BUILD_MPI
+#include <limits.h>
 #include <mpi.h>
 
 enum { PART = 1 << 28 }; /* elements of one call, which counts with an int */
@@ -65,6 +66,11 @@ void np_mpi_end(bool together) {
 
 /* ---- the transport ---- */
 
+typedef struct ranks {
+  np_transport table; /* first */
+  int rank;
+} ranks;
+
 static np_status mpi_sum(np_transport *transport, int signal, void *slice, int64_t count, np_dtype type) {
   np_status st = NP_OK;
   (void)transport, (void)signal; /* operations of the CPU are done when they are queued */
@@ -73,6 +79,29 @@ static np_status mpi_sum(np_transport *transport, int signal, void *slice, int64
     void *at = (char *)slice + (size_t)done * np_dtype_size(type);
     MPI_TRY(MPI_Allreduce(MPI_IN_PLACE, at, part, type == NP_F32 ? MPI_FLOAT : MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD));
   }
+out:
+  return st;
+}
+
+/* In place MPI takes all from where it leaves the result: the slice's beginning. */
+static np_status mpi_scatter(np_transport *transport, int signal, float *slice, int64_t count) {
+  np_status st = NP_OK;
+  const int rank = ((ranks *)transport)->rank;
+  (void)signal;
+  if (count > INT_MAX)
+    return np_error(NP_ERR_ARGUMENT, "a piece of %lld values is more than MPI counts", (long long)count);
+  MPI_TRY(MPI_Reduce_scatter_block(MPI_IN_PLACE, slice, (int)count, MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD));
+  if (rank > 0) memmove(slice + rank * count, slice, (size_t)count * sizeof *slice);
+out:
+  return st;
+}
+
+static np_status mpi_gather(np_transport *transport, const void *mine, void *all, size_t bytes) {
+  np_status st = NP_OK;
+  char *here = (char *)all + (size_t)((ranks *)transport)->rank * bytes;
+  if (bytes > INT_MAX) return np_error(NP_ERR_ARGUMENT, "a piece of %zu bytes is more than MPI counts", bytes);
+  if (mine != here) memcpy(here, mine, bytes);
+  MPI_TRY(MPI_Allgather(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, all, (int)bytes, MPI_BYTE, MPI_COMM_WORLD));
 out:
   return st;
 }
@@ -96,7 +125,12 @@ static void mpi_close(np_transport *transport, bool together) {
 }
 
 np_status np_transport_mpi(const np_launch *launch, np_transport **out) {
-  static np_transport table = {.sum = mpi_sum, .join = mpi_join, .reduce = mpi_reduce, .close = mpi_close};
+  static ranks all = {.table = {.sum = mpi_sum,
+                                .scatter = mpi_scatter,
+                                .gather = mpi_gather,
+                                .join = mpi_join,
+                                .reduce = mpi_reduce,
+                                .close = mpi_close}};
   np_status st = NP_OK;
   *out = NULL;
   if (!np_mpi_serves(launch))
@@ -105,7 +139,8 @@ np_status np_transport_mpi(const np_launch *launch, np_transport **out) {
         "%s started %d ranks on CPUs, which MPI brings together: start them with mpirun (or srun --mpi=pmix)",
         launch->launcher, launch->world);
   NP_TRY(np_mpi_begin(launch));
-  *out = &table;
+  all.rank = launch->rank;
+  *out = &all.table;
 out:
   return st;
 }

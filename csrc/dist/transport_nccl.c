@@ -26,7 +26,9 @@
   X(ncclCommGetAsyncError)                                                                                             \
   X(ncclCommDestroy)                                                                                                   \
   X(ncclCommAbort)                                                                                                     \
-  X(ncclAllReduce)
+  X(ncclAllReduce)                                                                                                     \
+  X(ncclReduceScatter)                                                                                                 \
+  X(ncclAllGather)
 
 static struct {
 #define MEMBER(name) __typeof__(name) *name;
@@ -70,6 +72,7 @@ typedef struct ranks {
   np_ops *ops;
   ncclComm_t comm;
   double *values; /* [NP_TRANSPORT_VALUES], device */
+  int rank;
   bool mpi;
 } ranks;
 
@@ -102,6 +105,26 @@ out:
 
 static np_status nccl_sum(np_transport *transport, int signal, void *slice, int64_t count, np_dtype type) {
   return all_reduce((ranks *)transport, signal, slice, count, type == NP_F32 ? ncclFloat32 : ncclFloat64, ncclSum);
+}
+
+static np_status nccl_scatter(np_transport *transport, int signal, float *slice, int64_t count) {
+  np_status st = NP_OK;
+  ranks *r = (ranks *)transport;
+  void *stream;
+  NP_TRY(np_cuda_beside_follow(r->ops, signal, &stream));
+  NCCL_TRY(ncclReduceScatter(slice, slice + r->rank * count, (size_t)count, ncclFloat32, ncclSum, r->comm, stream));
+out:
+  return st;
+}
+
+static np_status nccl_gather(np_transport *transport, const void *mine, void *all, size_t bytes) {
+  np_status st = NP_OK;
+  ranks *r = (ranks *)transport;
+  void *stream;
+  NP_TRY(np_cuda_beside_follow(r->ops, -1, &stream));
+  NCCL_TRY(ncclAllGather(mine, all, bytes, ncclUint8, r->comm, stream));
+out:
+  return st;
 }
 
 static np_status nccl_join(np_transport *transport) { return np_cuda_beside_join(((ranks *)transport)->ops); }
@@ -173,8 +196,14 @@ np_status np_transport_nccl(const np_launch *launch, np_ops *ops, int patience, 
   NP_TRY(open_nccl());
   r = calloc(1, sizeof *r);
   if (!r) return np_error(NP_ERR_MEMORY, "not enough memory for the list of ranks");
-  r->table =
-      (np_transport){.sum = nccl_sum, .join = nccl_join, .reduce = nccl_reduce, .look = nccl_look, .close = nccl_close};
+  r->table = (np_transport){.sum = nccl_sum,
+                            .scatter = nccl_scatter,
+                            .gather = nccl_gather,
+                            .join = nccl_join,
+                            .reduce = nccl_reduce,
+                            .look = nccl_look,
+                            .close = nccl_close};
+  r->rank = launch->rank;
   r->ops = ops;
   r->mpi = launch->mpi && np_mpi_serves(launch); /* of srun's ranks MPI may know nothing, and NCCL needs none */
   NP_TRY(ops->alloc(ops, NP_TRANSPORT_VALUES * sizeof *r->values, (void **)&r->values)); /* and makes its GPU current */

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLICES = 6, LEARNT = 4, ALIGN = 64 };
+enum { SLICES = 6, LEARNT = 4 };
 
 np_status np_heads_layout(int width, int classes, np_params *out, int64_t *learnt) {
   const struct {
@@ -38,7 +38,7 @@ np_status np_heads_layout(int width, int classes, np_params *out, int64_t *learn
     p->offset = out->total;
     p->count = p->rows * p->columns;
     out->elements += p->count;
-    out->total += (p->count + ALIGN - 1) / ALIGN * ALIGN;
+    out->total += np_param_room(p->count);
     if (i < LEARNT) *learnt = out->total;
   }
   return NP_OK;

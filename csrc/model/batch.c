@@ -17,6 +17,7 @@ void np_model_settle(np_model *m) {
   if (!m->options.train) m->options.recompute = NP_RECOMPUTE_NONE;
   if (!m->options.train || m->options.all_tokens || *rows < 1 || *rows > all) *rows = all;
   if (!m->options.train || m->options.all_tokens) m->options.step = 0;
+  if (!m->options.train || m->options.ranks < 2) m->options.ranks = 1, m->options.rank = 0;
 }
 
 /* Indices, into the R rows of the trunk, of the loss tokens; prefix NULL: of every token. Uploaded to `device`, with -1

@@ -75,8 +75,9 @@ struct np_model {
   np_block_params *blocks, *head_blocks;
 
   /* ---- device memory ---- */
-  void *memory; /* the one allocation behind everything below */
-  float *weights, *gradients;
+  void *memory;   /* the one allocation behind everything below */
+  float *weights; /* all; with pieces those that are kept, if there is a low-precision copy */
+  float *gradients;
   void *low;
   float *trunk_table, *head_table; /* [N, D], [N, E] */
   uint8_t *pixels_u8;
@@ -109,7 +110,9 @@ struct np_model {
 
   np_slice slices[NP_SIGNALS]; /* of the gradients */
   int slice_count;
-  int next_slice; /* of the backward pass at hand: the first that is not complete */
+  int next_slice;   /* of the backward pass at hand: the first that is not complete */
+  np_pieces pieces; /* one of each slice, or everything */
+  np_piece piece_items[NP_SIGNALS];
 
   np_recorded recorded[NP_RECORDINGS];
   int recorded_count; /* 0: passes run as they come */
@@ -129,6 +132,9 @@ struct np_model {
 /* The lists of per-block pointers (host memory): acts, head_acts, blocks, head_blocks. */
 np_status np_model_take_lists(np_model *model);
 void np_model_free_lists(np_model *model);
+
+/* Where in the table what is. */
+void np_model_find_places(np_model *model);
 
 /* Take (or, with arena->base NULL, count) everything that is not a parameter. */
 void np_model_lay_activations(np_model *model, np_arena *arena);
@@ -151,7 +157,7 @@ np_status np_norm_forward(np_model *model, int64_t rows, int gain, int bias, con
 np_status np_norm_backward(np_model *model, int64_t rows, int gain, int bias, const void *dy, const void *x,
                            const float *mean, const float *rstd, const void *residual, void *dx, bool accumulate);
 
-/* Cut the gradients into slices (slices.c). */
+/* Cut the gradients into slices, and find the pieces (slices.c). */
 void np_model_cut(np_model *model);
 /* The backward pass begins; then, each time: gradients are complete up to the parameter `last` of the table, included.
  */
@@ -193,8 +199,13 @@ np_status np_pixel_head_backward(np_model *model, bool accumulate);
 static inline int np_model_tokens(const np_model *m) { return np_recipe_tokens(&m->config); }
 static inline int64_t np_model_rows(const np_model *m) { return (int64_t)m->count * np_model_tokens(m); }
 static inline float *np_grad(np_model *m, int param) { return m->gradients + m->params.items[param].offset; }
+/* Elements of `weights`. */
+static inline int64_t np_model_weight_count(const np_model *m) {
+  return m->act_size < sizeof(float) ? m->pieces.kept : m->params.total;
+}
+/* A vector, of which every rank keeps all: they end the buffer, and the last piece. */
 static inline const float *np_weight(const np_model *m, int param) {
-  return m->weights + m->params.items[param].offset;
+  return m->weights + (m->params.items[param].offset - (m->params.total - np_model_weight_count(m)));
 }
 
 #endif

@@ -142,25 +142,27 @@ out:
 np_status np_model_plan(const np_recipe_model *config, const np_model_options *options, np_dtype act,
                         np_memory_plan *out) {
   np_status st = NP_OK;
-  np_params params = {0};
   np_model m = {.config = *config, .options = *options, .act_size = np_dtype_size(act)};
   np_arena activations = {0}, batch = {0};
   np_model_settle(&m);
   *out = (np_memory_plan){0};
-  NP_TRY(np_params_layout(config, options->head, &params));
+  NP_TRY(np_params_layout(config, options->head, &m.params));
   NP_TRY(np_model_take_lists(&m));
+  np_model_find_places(&m);
+  np_model_cut(&m);
   np_model_lay_activations(&m, &activations);
   np_model_lay_batch(&m, &batch);
-  out->weights = (size_t)params.total * sizeof(float);
-  out->low = act == NP_F32 ? 0 : (size_t)params.total * np_dtype_size(act);
-  out->gradients = options->train ? out->weights : 0;
-  out->moments = options->train ? 2 * out->weights : 0;
+  const size_t all = (size_t)m.params.total;
+  out->weights = (size_t)np_model_weight_count(&m) * sizeof(float);
+  out->low = act == NP_F32 ? 0 : all * m.act_size;
+  out->gradients = options->train ? all * sizeof(float) : 0;
+  out->moments = options->train ? 2 * (size_t)m.pieces.kept * sizeof(float) : 0;
   out->activations = activations.used;
   out->batch = batch.used;
   NP_TRY(plan_recordings(&m, &out->recordings));
   out->total = out->weights + out->low + out->gradients + out->moments + out->activations + out->batch;
 out:
   np_model_free_lists(&m);
-  np_params_free(&params);
+  np_params_free(&m.params);
   return st;
 }

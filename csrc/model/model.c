@@ -49,7 +49,7 @@ static np_block_params block_places(const np_params *params, const char *list, i
   };
 }
 
-static void find_places(np_model *m) {
+void np_model_find_places(np_model *m) {
   const np_params *p = &m->params;
   const char *patchifier = "preprocessor.patchifier";
   m->embed_weight = place(p, patchifier, "proj.weight"), m->embed_bias = place(p, patchifier, "proj.bias");
@@ -74,7 +74,7 @@ static np_status take_staging(np_model *m) {
 
 static void lay_parameters(np_model *m, np_arena *arena) {
   size_t total = (size_t)m->params.total;
-  m->weights = np_arena_take(arena, total * sizeof(float));
+  m->weights = np_arena_take(arena, (size_t)np_model_weight_count(m) * sizeof(float));
   if (m->options.train) m->gradients = np_arena_take(arena, total * sizeof(float));
   if (m->ops->act != NP_F32) m->low = np_arena_take(arena, total * m->act_size);
 }
@@ -113,7 +113,7 @@ np_status np_model_create(np_ops *ops, const np_recipe_model *config, const np_m
   NP_TRY(np_params_layout(config, options->head, &m->params));
   NP_TRY(np_model_take_lists(m));
   NP_TRY(take_staging(m));
-  find_places(m);
+  np_model_find_places(m);
   np_model_cut(m);
   for (int pass = 0; pass < 2; pass++) { /* count, then hand out */
     arena = (np_arena){.base = m->memory};
@@ -149,8 +149,24 @@ float *np_model_weights(np_model *m) { return m->weights; }
 float *np_model_gradients(np_model *m) { return m->gradients; }
 void *np_model_low(np_model *m) { return m->low; }
 
+/* The low-precision copy of all, by way of the gradients, which are zeros again afterwards: what nothing uses must be.
+ */
+static np_status set_low(np_model *m, const float *host) {
+  np_status st = NP_OK;
+  const size_t bytes = (size_t)m->params.total * sizeof *host;
+  NP_TRY(m->ops->upload(m->ops, m->gradients, host, bytes));
+  NP_TRY(m->ops->to_act(m->ops, m->params.total, m->gradients, m->low));
+  NP_TRY(m->ops->zero(m->ops, m->gradients, bytes));
+out:
+  return st;
+}
+
 np_status np_model_set_weights(np_model *m, const float *host) {
   np_status st = NP_OK;
+  if (np_model_weight_count(m) < m->params.total) {
+    NP_TRY(set_low(m, host));
+    return np_pieces_upload(m->ops, &m->pieces, host, m->weights);
+  }
   NP_TRY(m->ops->upload(m->ops, m->weights, host, (size_t)m->params.total * sizeof *host));
   NP_TRY(np_model_refresh(m));
 out:
@@ -158,10 +174,14 @@ out:
 }
 
 np_status np_model_get_weights(np_model *m, float *host) {
+  if (np_model_weight_count(m) < m->params.total)
+    return np_error(NP_ERR_ARGUMENT, "a rank that keeps pieces of the weights does not have them all");
   return m->ops->download(m->ops, host, m->weights, (size_t)m->params.total * sizeof *host);
 }
 
 np_status np_model_refresh(np_model *m) {
+  if (np_model_weight_count(m) < m->params.total)
+    return np_error(NP_ERR_ARGUMENT, "a rank that keeps pieces of the weights does not have them all");
   return m->low ? m->ops->to_act(m->ops, m->params.total, m->weights, m->low) : NP_OK;
 }
 

@@ -4,6 +4,7 @@
 #define NP_MODEL_MODEL_H
 
 #include "model/params.h"
+#include "model/pieces.h"
 #include "ops/ops.h"
 #include "recipe/recipe.h"
 #include "util/status.h"
@@ -24,13 +25,15 @@ typedef struct np_model_options {
   int prefix[2];          /* the range from which a step's prefixes are drawn evenly */
   int64_t slice_bytes;    /* a pass that trains signals when so many bytes of gradients are complete: np_model_slices;
                              0: all together, and no signal */
+  int ranks, rank;        /* of which each keeps and updates its own part of a model that trains: np_model_pieces;
+                             0 or 1: all of it */
   bool all_tokens;        /* send every token through the pixel head instead of the loss tokens alone: the same loss and
                              gradients, for tests */
 } np_model_options;
 
 /* Bytes by kind; what `plan` prints and what np_model_create takes. */
 typedef struct np_memory_plan {
-  size_t weights;     /* fp32 masters */
+  size_t weights;     /* fp32 masters: with shards this rank's, where there is a bf16 copy */
   size_t low;         /* bf16 copy; 0 with fp32 */
   size_t gradients;   /* fp32 */
   size_t moments;     /* AdamW's two; taken by the optimiser, 0 when not training */
@@ -42,8 +45,8 @@ typedef struct np_memory_plan {
 
 typedef struct np_model np_model;
 
-/* What a rank of a run trains: `batch` images a pass, `step` a step, and the rest as its recipe has it. */
-np_model_options np_model_training(const np_recipe *recipe, int batch, int step);
+/* What rank `rank` of `ranks` trains: `batch` images a pass, `step` a step, and the rest as the recipe has it. */
+np_model_options np_model_training(const np_recipe *recipe, int ranks, int rank, int batch, int step);
 
 np_status np_model_plan(const np_recipe_model *config, const np_model_options *options, np_dtype act,
                         np_memory_plan *out);
@@ -56,13 +59,15 @@ np_ops *np_model_ops(const np_model *model);
 const np_recipe_model *np_model_config(const np_model *model);
 const np_params *np_model_params(const np_model *model);
 
-/* Flat device buffers in the layout of np_model_params. After writing weights by hand call np_model_refresh. */
+/* Flat device buffers in the layout of np_model_params; but weights are this rank's pieces (np_model_pieces) where
+ * there are several and a low-precision copy. After writing weights by hand call np_model_refresh. */
 float *np_model_weights(np_model *model);
 float *np_model_gradients(np_model *model); /* NULL when not training */
 void *np_model_low(np_model *model);        /* act copy the products read; NULL when act is F32 */
 np_status np_model_set_weights(np_model *model, const float *host /* [total] */);
+/* NP_ERR_ARGUMENT of a model that keeps pieces: it has not the others'. */
 np_status np_model_get_weights(np_model *model, float *host /* [total] */);
-np_status np_model_refresh(np_model *model); /* low = act(weights) */
+np_status np_model_refresh(np_model *model); /* low = act(weights), where all of them are here */
 
 /* Copy one micro-batch to the device. Pixels are u8 [count, H, W, C] (normalised by the recipe's mean and std) or,
  * where u8 is NULL, f32 [count, C, H, W] already normalised. prefix [count], each 0..N; NULL: fully bidirectional (S =
@@ -84,8 +89,11 @@ enum { NP_SLICE_BYTES = 32 << 20 };
  * behind the other, are the whole buffer, gaps included. */
 typedef struct np_slice {
   int64_t offset, count;
+  bool scattered; /* options.ranks ranks have an equal piece of it each, in their order */
 } np_slice;
 const np_slice *np_model_slices(const np_model *model, int *count);
+/* What this rank updates: all of the last slice and a piece of each other one, or everything. */
+const np_pieces *np_model_pieces(const np_model *model);
 
 /* Forward, loss and backward of the batch fed. The loss is a sum over target patches; gradients are of that sum divided
  * by `targets` (those of the whole optimiser step, over all micro-batches and ranks). first: gradients and loss are

@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGN = 64 }; /* elements: 256 bytes of float32, a whole vector or DMA line in any precision */
-
 /* ---- layout
  * ---------------------------------------------------------------------------------------------------------- */
 
@@ -31,8 +29,6 @@ static np_param *add(builder *b, np_param_role role, int ndim, const int64_t *sh
   }
   p->rows = ndim > 1 ? shape[0] : 1;
   p->columns = p->count / p->rows;
-  p->offset = b->params->total;
-  b->params->total += (p->count + ALIGN - 1) / ALIGN * ALIGN;
   b->params->elements += p->count;
   return p;
 }
@@ -98,14 +94,25 @@ static void trunk(builder *b, const np_recipe_model *m) {
   vector(b, NP_PARAM_BIAS, D, "preprocessor.patchifier.proj.bias");
 }
 
+static void place(np_params *params, bool matrices) {
+  for (int i = 0; i < params->count; i++) {
+    np_param *p = &params->items[i];
+    if ((p->role == NP_PARAM_MATRIX) != matrices) continue;
+    p->offset = params->total;
+    params->total += np_param_room(p->count);
+  }
+}
+
 np_status np_params_layout(const np_recipe_model *model, bool with_head, np_params *out) {
   builder b = {.params = out, .capacity = 6 + 8 * model->blocks + (with_head ? 6 + 6 * model->head_blocks : 0)};
   *out = (np_params){0};
   out->items = calloc((size_t)b.capacity, sizeof *out->items);
   if (!out->items) return np_error(NP_ERR_MEMORY, "out of memory for the table of parameters");
   if (with_head) head(&b, model);
-  out->trunk = out->total;
+  out->head_elements = out->elements;
   trunk(&b, model);
+  place(out, true);
+  place(out, false);
   return NP_OK;
 }
 
@@ -168,7 +175,7 @@ static np_status check_shape(const np_param *p, const np_tensor *t, const char *
 
 np_status np_params_load(const np_params *params, const np_safetensors *file, const char *name, float *weights) {
   np_status st = NP_OK;
-  bool with_head = params->trunk > 0;
+  bool with_head = params->head_elements > 0;
   memset(weights, 0, (size_t)params->total * sizeof *weights);
   for (int i = 0; i < params->count; i++) {
     const np_param *p = &params->items[i];

@@ -1,9 +1,12 @@
 /* The parameters of a model as one flat buffer, and the table that names its slices.
  *
- * Slices lie in the order in which the backward pass finishes them (the pixel head's last layer first, the patch
- * embedding last), each at a multiple of 64 elements; the gaps hold zeros. Weights, gradients, both moments and the
- * low-precision copy share this layout, so the table serves them all. Names are those of the published checkpoints
- * (model.md, "Names"). */
+ *   ├ matrices, as the backward pass finishes their gradients: pred … patchifier ┤├ vectors: biases and gains, likewise
+ * ┤
+ *
+ * Each begins at a multiple of 64 elements; the gaps hold zeros. Weights, gradients, both moments and the low-precision
+ * copy share this layout, so the table serves them all. Matrices are nearly everything, decay, and may be kept in
+ * pieces by several ranks (np_pieces); vectors are few, and float32 wherever they are read. Names are those of the
+ * published checkpoints (model.md, "Names"). */
 #ifndef NP_MODEL_PARAMS_H
 #define NP_MODEL_PARAMS_H
 
@@ -27,11 +30,16 @@ typedef struct np_param {
 
 typedef struct np_params {
   int count;
-  np_param *items;
-  int64_t total;    /* elements of the flat buffer, gaps included */
-  int64_t elements; /* without the gaps: the model's size */
-  int64_t trunk;    /* offset of the first trunk slice: the pixel head lies before it */
+  np_param *items;                 /* layer by layer, as the backward pass goes: matrices and vectors in turn */
+  int64_t total;                   /* elements of the flat buffer, gaps included */
+  int64_t elements, head_elements; /* without the gaps: the model's size, and of it the pixel head's */
 } np_params;
+
+/* Elements that `count` of a parameter take in the flat buffer, gap included. */
+enum { NP_PARAM_ALIGN = 64 }; /* 256 bytes of float32: a whole vector or DMA line in any precision */
+static inline int64_t np_param_room(int64_t count) {
+  return (count + NP_PARAM_ALIGN - 1) / NP_PARAM_ALIGN * NP_PARAM_ALIGN;
+}
 
 /* Lay out the trunk and, when asked, the pixel head. */
 np_status np_params_layout(const np_recipe_model *model, bool with_head, np_params *out);

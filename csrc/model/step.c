@@ -57,7 +57,7 @@ int64_t np_model_head_rows(const np_recipe_model *config, int batch, const int p
   return most < (double)all ? least_of(up_to((int64_t)most, coarse_step(all)), all) : all;
 }
 
-np_model_options np_model_training(const np_recipe *recipe, int batch, int step) {
+np_model_options np_model_training(const np_recipe *recipe, int ranks, int rank, int batch, int step) {
   const int *prefix = recipe->data.prefix;
   return (np_model_options){.batch = batch,
                             .head = true,
@@ -65,7 +65,10 @@ np_model_options np_model_training(const np_recipe *recipe, int batch, int step)
                             .recompute = recipe->train.recompute,
                             .head_rows = np_model_head_rows(&recipe->model, batch, prefix),
                             .step = step,
-                            .prefix = {prefix[0], prefix[1]}};
+                            .prefix = {prefix[0], prefix[1]},
+                            .slice_bytes = ranks > 1 ? NP_SLICE_BYTES : 0,
+                            .ranks = recipe->train.shard == NP_SHARDING_OPTIM ? ranks : 1,
+                            .rank = rank};
 }
 
 /* ---- sizes ------------------------------------------------------------------------------------------------------- */

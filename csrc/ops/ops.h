@@ -185,8 +185,8 @@ struct np_ops {
                              float *dlogits, double *loss);
 
   /* ---- optimiser ---- */
-  /* out[0] = Σ g² in float64; non-finite input gives a non-finite sum. out device. */
-  np_status (*sum_squares)(np_ops *ops, int64_t count, const float *g, double *out);
+  /* out[0] (+)= Σ g² in float64; non-finite input gives a non-finite sum. out device. */
+  np_status (*sum_squares)(np_ops *ops, int64_t count, const float *g, double *out, bool accumulate);
   /* Before a step's adamw calls: from state's norm_squared, steps and lr decide whether it is applied (apply = the norm is
    * finite; then steps grows by one), the clipping factor min(1, clip / (norm + 1e-6)) as in clip_grad_norm_, and the bias
    * corrections. state device. */

@@ -193,8 +193,8 @@ static np_status profile_cross_entropy(np_ops *ops, int batch, int classes, floa
 
 /* ---- optimiser ---- */
 
-static np_status profile_sum_squares(np_ops *ops, int64_t count, const float *g, double *sum) {
-  PROFILED(NP_FAMILY_OPTIMISER, 0, sum_squares, count, g, sum);
+static np_status profile_sum_squares(np_ops *ops, int64_t count, const float *g, double *sum, bool accumulate) {
+  PROFILED(NP_FAMILY_OPTIMISER, 0, sum_squares, count, g, sum, accumulate);
 }
 static np_status profile_adamw_prepare(np_ops *ops, const np_adamw *how, np_adamw_state *state) {
   PROFILED(NP_FAMILY_OPTIMISER, 0, adamw_prepare, how, state);

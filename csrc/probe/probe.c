@@ -107,7 +107,7 @@ static np_status open_heads(probe *p) {
   for (int g = 0; g < r->count; g++) {
     const np_recipe_optim optim = {.betas = {0.9, 0.999}, .eps = 1e-8, .weight_decay = r->points[g].weight_decay};
     NP_TRY(np_heads_set(p->heads, g, host));
-    NP_TRY(np_optimiser_create(p->features.ops, np_heads_learnt(p->heads), &optim, &p->optimisers[g]));
+    NP_TRY(np_optimiser_create(p->features.ops, np_heads_learnt(p->heads), NULL, &optim, &p->optimisers[g]));
     np_optimiser_decay_all(p->optimisers[g]);
   }
 out:
@@ -259,8 +259,8 @@ static np_status train_step(probe *p, double *said) {
     NP_TRY(np_heads_backward(p->heads, g, batch->count, r->batch, p->features.values, batch->labels, &said[g]));
     NP_TRY(np_comm_sum_f32(p->comm, -1, gradients, np_heads_learnt(p->heads)->total));
     NP_TRY(np_comm_join(p->comm));
-    NP_TRY(np_optimiser_step(p->optimisers[g], np_heads_weights(p->heads, g), gradients, NULL,
-                             np_schedule_lr(&schedule, p->step)));
+    const np_optimised head = {.weights = np_heads_weights(p->heads, g), .grads = gradients};
+    NP_TRY(np_optimiser_step(p->optimisers[g], &head, np_schedule_lr(&schedule, p->step)));
   }
   const np_loader_stats loader = np_loader_stats_read(p->loader);
   said[r->count + STOP] = np_interrupt_signal() != 0;

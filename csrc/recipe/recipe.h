@@ -24,6 +24,8 @@ typedef enum np_head_block { NP_HEAD_MLP, NP_HEAD_L3M } np_head_block;
 typedef enum np_pixel_target { NP_TARGET_STANDARDISED, NP_TARGET_RAW } np_pixel_target;
 /* What the backward pass makes again instead of having kept it: the same bits with less memory. */
 typedef enum np_recompute { NP_RECOMPUTE_NONE, NP_RECOMPUTE_GELU_NORM, NP_RECOMPUTE_BLOCK } np_recompute;
+/* What ranks do not all keep, but each a part of: AdamW's moments, and float32 weights beside a bf16 copy. */
+typedef enum np_sharding { NP_SHARDING_NONE, NP_SHARDING_OPTIM } np_sharding;
 typedef enum np_resume { NP_RESUME_AUTO, NP_RESUME_NEVER, NP_RESUME_MUST } np_resume;
 typedef enum np_yes_no { NP_NO, NP_YES } np_yes_no; /* true and false in YAML: a choice is the size of an int */
 typedef enum np_recipe_interpolation { NP_RECIPE_BILINEAR, NP_RECIPE_BICUBIC } np_recipe_interpolation;
@@ -75,6 +77,7 @@ typedef struct np_recipe_train {
   int batch;       /* images a step, over all ranks and micro-batches */
   int micro_batch; /* images in one forward and backward pass on one rank; divides batch; 0: batch */
   np_recompute recompute;
+  np_sharding shard;
   int log_every;     /* steps between metric lines */
   int max_bad_steps; /* non-finite steps in a row that stop the run */
 } np_recipe_train;

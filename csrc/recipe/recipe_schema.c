@@ -45,6 +45,7 @@ static const cyaml_strval_t pixel_targets[] = {{"standardised", NP_TARGET_STANDA
 static const cyaml_strval_t interpolations[] = {{"bilinear", NP_RECIPE_BILINEAR}, {"bicubic", NP_RECIPE_BICUBIC}};
 static const cyaml_strval_t recomputes[] = {
     {"none", NP_RECOMPUTE_NONE}, {"gelu_norm", NP_RECOMPUTE_GELU_NORM}, {"block", NP_RECOMPUTE_BLOCK}};
+static const cyaml_strval_t shardings[] = {{"none", NP_SHARDING_NONE}, {"optim", NP_SHARDING_OPTIM}};
 static const cyaml_strval_t resumes[] = {
     {"auto", NP_RESUME_AUTO}, {"never", NP_RESUME_NEVER}, {"must", NP_RESUME_MUST}};
 static const cyaml_strval_t yes_no[] = {{"false", NP_NO}, {"true", NP_YES}};
@@ -108,6 +109,8 @@ const np_key np_keys[] = {
         "images in one pass on one rank, a divisor of batch; 0: as many as the rank has"),
     CHOICE(train.recompute, recomputes, "none",
            "what the backward pass makes again, not keeps: less memory, same bits (`nextpatch plan`)"),
+    CHOICE(train.shard, shardings, "none",
+           "optim: ranks share out moments and float32 weights, each keeps a part: less memory (`nextpatch plan`)"),
     ONE(train.log_every, FROM(1, 1e9), "10", "steps between metric lines"),
     ONE(train.max_bad_steps, FROM(1, 1e9), "10", "non-finite steps in a row that stop the run"),
 

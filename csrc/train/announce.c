@@ -28,16 +28,14 @@ size_t np_trainer_staging_bytes(const np_params *params) { return 2 * (size_t)pa
 
 static void announce_model(const np_trainer *t, const np_params *params) {
   const np_recipe_model *m = &t->recipe->model;
-  int64_t head = 0;
-  for (int i = 0; i < params->count; i++)
-    if (params->items[i].offset < params->trunk) head += params->items[i].count;
   np_info("model: %.2f M parameters (trunk %.2f M, pixel head %.2f M), %d patches of %dx%dx%d an image",
-          (double)params->elements * 1e-6, (double)(params->elements - head) * 1e-6, (double)head * 1e-6,
-          np_recipe_tokens(m), m->patch_size, m->patch_size, m->channels);
+          (double)params->elements * 1e-6, (double)(params->elements - params->head_elements) * 1e-6,
+          (double)params->head_elements * 1e-6, np_recipe_tokens(m), m->patch_size, m->patch_size, m->channels);
 }
 
 static np_status plan_model(const np_trainer *t, np_memory_plan *plan) {
-  const np_model_options options = np_model_training(t->recipe, t->state.micro_batch, t->batch);
+  const np_model_options options =
+      np_model_training(t->recipe, t->launch.world, t->launch.rank, t->state.micro_batch, t->batch);
   np_status st = np_model_plan(&t->recipe->model, &options, t->state.act, plan);
   if (t->choice.backend != NP_BACKEND_CUDA) plan->recordings = 0;
   plan->total += plan->recordings;
@@ -94,8 +92,8 @@ np_status np_trainer_prepare(np_trainer *t) {
   double start = np_seconds();
   NP_TRY(plan_model(t, &plan));
   NP_TRY(t->ops->available(t->ops, &before));
-  NP_TRY(np_optimiser_prepare(t->optimiser, np_model_weights(t->model), np_model_gradients(t->model),
-                              np_model_low(t->model)));
+  const np_optimised what = np_optimised_model(t->model);
+  NP_TRY(np_optimiser_prepare(t->optimiser, &what));
   NP_TRY(np_model_prepare(t->model, true));
   NP_TRY(t->ops->available(t->ops, &after));
   int recordings = np_model_recordings(t->model);

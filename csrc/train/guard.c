@@ -117,6 +117,9 @@ void np_guard_warn(const np_checkpoint_state *state, const np_checkpoint_state *
   if (state->ranks != old->ranks)
     np_warn("%d ranks, the checkpoint was made with %d: the same mathematics, but not the same bits", state->ranks,
             old->ranks);
+  else if (state->sharded != old->sharded)
+    np_warn("train.shard: %s, the checkpoint was made with %s: the same mathematics, but not the same bits",
+            state->sharded ? "optim" : "none", old->sharded ? "optim" : "none");
   else if (state->micro_batch != old->micro_batch)
     np_warn("micro-batches of %d, the checkpoint was made with %d: the same mathematics, but not the same bits",
             state->micro_batch, old->micro_batch);

@@ -8,6 +8,7 @@
  * whether a step is applied. A loss that is not finite has a gradient that is not (np_ops.pixel_loss). Checkpoints, the
  * end and signals wait until everything queued is read. With several ranks all of this happens on each, at the same
  * steps; the first alone writes and tells. */
+#include "train/collective.h"
 #include "train/progress.h"
 #include "train/step.h"
 #include "util/clock.h"
@@ -18,6 +19,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
 /* Speed since the last metric line and since this start. */
@@ -30,18 +32,24 @@ typedef struct pace {
 
 /* ---- checkpoints ------------------------------------------------------------------------------------------------- */
 
-static np_status fetch_weights(void *context, float *out) {
-  np_trainer *t = context;
-  return np_model_get_weights(t->model, out);
-}
+/* Ranks fetch together, in this order; the first one between writing one file and the next. */
+typedef struct fetching {
+  np_trainer *t;
+  int done; /* kinds of np_kept */
+} fetching;
+
+static np_status fetch(fetching *f, float *host) { return np_collect_fetch(f->t, (np_kept)f->done++, host); }
+
+static np_status fetch_weights(void *context, float *out) { return fetch(context, out); }
 
 static np_status fetch_moments(void *context, float *first, float *second) {
-  np_trainer *t = context;
-  return np_optimiser_get(t->optimiser, first, second);
+  np_status st = fetch(context, first);
+  return st == NP_OK ? fetch(context, second) : st;
 }
 
-static np_status write_checkpoint(np_trainer *t) {
+static np_status write_checkpoint(fetching *f) {
   np_status st = NP_OK;
+  np_trainer *t = f->t;
   const np_checkpoint_content content = {
       .state = t->state,
       .params = np_model_params(t->model),
@@ -49,7 +57,7 @@ static np_status write_checkpoint(np_trainer *t) {
       .staging = t->staging,
       .weights = fetch_weights,
       .moments = fetch_moments,
-      .context = t,
+      .context = f,
   };
   NP_TRY(np_checkpoint_save(t->recipe->run.dir, &content));
   np_debug("checkpoint of step %" PRId64, t->state.step);
@@ -58,26 +66,26 @@ out:
   return st;
 }
 
-/* Every rank holds the same weights, or the run is worth nothing: seen before each checkpoint. */
-static np_status compare_ranks(np_trainer *t) {
-  np_status st = NP_OK;
-  double squares;
-  if (np_comm_world(t->comm) == 1) goto out;
-  NP_TRY(t->ops->sum_squares(t->ops, np_model_params(t->model)->total, np_model_weights(t->model), t->vote));
-  NP_TRY(t->ops->download(t->ops, &squares, t->vote, sizeof squares));
-  st = np_comm_near(t->comm, "the sums of all squared weights", squares);
-out:
-  return st;
+/* The first rank writes, what the others give. Where it cannot they are not left waiting. */
+static np_status write_together(np_steps *s) {
+  char message[1024];
+  fetching f = {.t = s->t};
+  np_status mine = np_steps_failed(s);
+  if (mine == NP_OK && np_trainer_first(s->t)) mine = write_checkpoint(&f);
+  snprintf(message, sizeof message, "%s", np_error_message());
+  while (f.done < NP_KEPT_KINDS) {
+    np_status st = fetch(&f, NULL);
+    if (st != NP_OK) return st;
+  }
+  return mine == NP_OK ? NP_OK : np_error(mine, "%s", message);
 }
 
 static np_status save(np_steps *s) {
   np_status st = NP_OK;
   np_trainer *t = s->t;
   if (t->saved == t->state.step) goto out;
-  NP_TRY(compare_ranks(t));
-  st = np_steps_failed(s);
-  if (st == NP_OK && np_trainer_first(t)) st = write_checkpoint(t);
-  NP_TRY(np_comm_settle(t->comm, st));
+  NP_TRY(np_collect_compare(t));
+  NP_TRY(np_comm_settle(t->comm, write_together(s)));
   t->saved = t->state.step;
 out:
   return st;

@@ -64,12 +64,13 @@ static void note_attention(np_trainer *t) {
 
 static np_status build(np_trainer *t) {
   np_status st = NP_OK;
-  np_model_options options = np_model_training(t->recipe, t->state.micro_batch, t->batch);
-  options.slice_bytes = t->launch.world > 1 ? NP_SLICE_BYTES : 0;
+  const np_model_options options =
+      np_model_training(t->recipe, t->launch.world, t->launch.rank, t->state.micro_batch, t->batch);
   note_attention(t);
   NP_TRY(np_trainer_check_device(t));
   NP_TRY(np_model_create(t->ops, &t->recipe->model, &options, &t->model));
-  NP_TRY(np_optimiser_create(t->ops, np_model_params(t->model), &t->recipe->optim, &t->optimiser));
+  NP_TRY(np_optimiser_create(t->ops, np_model_params(t->model), np_model_pieces(t->model), &t->recipe->optim,
+                             &t->optimiser));
   NP_TRY(t->ops->alloc(t->ops, NP_TRAINER_VOTES * sizeof *t->vote, (void **)&t->vote));
   t->staging = malloc(np_trainer_staging_bytes(np_model_params(t->model)));
   if (!t->staging) st = np_error(NP_ERR_MEMORY, "no memory for the checkpoint copy");
@@ -242,6 +243,7 @@ static np_status survey(np_trainer *t, int *lock) {
   t->state.act = t->choice.act;
   t->state.threads = t->choice.threads;
   t->state.ranks = t->launch.world;
+  t->state.sharded = t->launch.world > 1 && t->recipe->train.shard == NP_SHARDING_OPTIM;
   memcpy(t->state.hardware, t->choice.hardware, sizeof t->state.hardware);
   NP_TRY(np_dataset_open(t->recipe->data.train, false, &t->dataset));
   t->state.images = t->dataset->count;

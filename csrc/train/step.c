@@ -1,6 +1,7 @@
 #include "train/step.h"
 
 #include "optim/schedule.h"
+#include "train/collective.h"
 #include "util/interrupt.h"
 #include "util/log.h"
 
@@ -31,22 +32,6 @@ static np_status cast_vote(np_steps *s) {
       [WAITED] = loader.wait_seconds,
   };
   return t->ops->upload(t->ops, t->vote, vote, sizeof vote);
-}
-
-/* Sums over ranks of all that a step has: slice by slice, as soon as the last pass has completed one. */
-static np_status add_up(np_steps *s) {
-  np_status st = NP_OK;
-  np_trainer *t = s->t;
-  int count;
-  const np_slice *slices = np_model_slices(t->model, &count);
-  float *gradients = np_model_gradients(t->model);
-  for (int i = 0; i < count; i++)
-    NP_TRY(np_comm_sum_f32(t->comm, s->failed == NP_OK ? i : -1, gradients + slices[i].offset, slices[i].count));
-  NP_TRY(np_comm_sum_f64(t->comm, -1, np_model_loss_sum(t->model), 1));
-  NP_TRY(np_comm_sum_f64(t->comm, -1, t->vote, VOTES));
-  st = np_comm_join(t->comm);
-out:
-  return st;
 }
 
 void np_steps_fail(np_steps *s, np_status why) {
@@ -81,11 +66,10 @@ np_status np_steps_queue(np_steps *s, const np_batch *batch) {
     np_steps_fail(s, compute(s, batch, at->targets));
   }
   NP_TRY(cast_vote(s));
-  NP_TRY(add_up(s));
+  NP_TRY(np_collect_sums(t, s->failed == NP_OK));
   NP_TRY(np_model_fetch_loss(t->model, slot(s->queued, LOSS)));
   NP_TRY(t->ops->fetch(t->ops, slot(s->queued, VOTE), t->vote, VOTES * sizeof *t->vote));
-  NP_TRY(np_optimiser_step(t->optimiser, np_model_weights(t->model), np_model_gradients(t->model),
-                           np_model_low(t->model), at->lr));
+  NP_TRY(np_collect_update(t, at->lr));
   NP_TRY(np_optimiser_fetch(t->optimiser, slot(s->queued, OUTCOME)));
   s->queued++;
 out:

@@ -88,7 +88,7 @@ static np_status make_model(fixture *f, np_dtype act) {
   if (!start) return np_error(NP_ERR_MEMORY, "out of memory");
   NP_TRY(np_params_load(params, f->weights, "weights.safetensors", start));
   NP_TRY(np_model_set_weights(f->model, start));
-  NP_TRY(np_optimiser_create(f->ops, params, &f->optim, &f->optimiser));
+  NP_TRY(np_optimiser_create(f->ops, params, NULL, &f->optim, &f->optimiser));
   NP_TRY(np_model_prepare(f->model, false));
 out:
   free(start);
@@ -184,8 +184,8 @@ static np_status run_steps(fixture *f) {
       check_parameters(f, "grad", host, f->bounds.gradient);
       NP_TRY(check_activations(f));
     }
-    NP_TRY(np_optimiser_step(f->optimiser, np_model_weights(f->model), np_model_gradients(f->model),
-                             np_model_low(f->model), lr));
+    const np_optimised what = np_optimised_model(f->model);
+    NP_TRY(np_optimiser_step(f->optimiser, &what, lr));
     NP_TRY(np_optimiser_read(f->optimiser, &outcome));
     check(f,
           outcome.applied && golden_close_number("grad_norm", outcome.grad_norm, norms[step], f->bounds.gradient_norm));

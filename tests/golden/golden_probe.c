@@ -110,7 +110,7 @@ static np_status make_head(fixture *f) {
   if (!f->host || !f->logits || !f->table || !f->labels) return np_error(NP_ERR_MEMORY, "out of memory");
   NP_TRY(np_heads_load(np_heads_params(f->heads), f->weights, "weights.safetensors", f->table));
   NP_TRY(np_heads_set(f->heads, 0, f->table));
-  NP_TRY(np_optimiser_create(f->head_ops, np_heads_learnt(f->heads), &f->optim, &f->optimiser));
+  NP_TRY(np_optimiser_create(f->head_ops, np_heads_learnt(f->heads), NULL, &f->optim, &f->optimiser));
   np_optimiser_decay_all(f->optimiser);
 out:
   return st;
@@ -198,7 +198,8 @@ static np_status train_steps(fixture *f) {
                                    (size_t)learnt->total * sizeof *f->table));
       check_parameters(f, "grad", learnt, f->table, f->bounds.gradient);
     }
-    NP_TRY(np_optimiser_step(f->optimiser, np_heads_weights(f->heads, 0), np_heads_gradients(f->heads), NULL, f->lr));
+    const np_optimised head = {.weights = np_heads_weights(f->heads, 0), .grads = np_heads_gradients(f->heads)};
+    NP_TRY(np_optimiser_step(f->optimiser, &head, f->lr));
     NP_TRY(np_optimiser_read(f->optimiser, &outcome));
     check(f, outcome.applied);
   }

@@ -7,6 +7,7 @@
 #include "unit/temp.h"
 
 #include "checkpoint/checkpoint.h"
+#include "ops/ops.h"
 #include "train/metrics.h"
 #include "util/safetensors.h"
 
@@ -151,14 +152,54 @@ static void start_and_wait(np_ranks *r, int world, const char *run, const char *
 
 /* ---- the same training ------------------------------------------------------------------------------------------- */
 
+/* The run of two ranks that others are compared with: there after the first that asks. */
+static void train_two(void) {
+  if (access("two", F_OK) != 0) expect(2, TRAIN("two", "seed=0"), 0, NULL);
+}
+
 static void as_one(void **state) {
   (void)state;
-  expect(2, TRAIN("two", "seed=0"), 0, NULL);
+  train_two();
   assert_like_whole("two");
   expect(4, TRAIN("four", "train.micro_batch=1"), 0, NULL);
   assert_like_whole("four");
   expect(2, TRAIN("again", "seed=0"), 0, NULL);
   assert_true(difference("two", "again") == 0);
+}
+
+/* Both files of the last checkpoints, to the bit. */
+static void assert_equal_state(const char *run, const char *other, int step) {
+  static const char *const files[] = {NP_CHECKPOINT_MODEL, NP_CHECKPOINT_MOMENTS};
+  for (int i = 0; i < 2; i++) {
+    char *a = np_format("%s/checkpoints/step-%08d/%s", run, step, files[i]),
+         *b = np_format("%s/checkpoints/step-%08d/%s", other, step, files[i]);
+    if (difference_of(a, b) != 0) fail_msg("%s and %s differ", a, b);
+    free(a);
+    free(b);
+  }
+}
+
+/* Ranks that share out the optimiser's state train as those that do not; of two, whose sums have one order, to the bit.
+ */
+static void sharded(void **state) {
+  (void)state;
+  train_two();
+  expect(2, TRAIN("shared2", "train.shard=optim"), 0, NULL);
+  assert_equal_state("two", "shared2", STEPS);
+  expect(4, TRAIN("shared4", "train.shard=optim"), 0, NULL);
+  assert_like_whole("shared4");
+  expect(1, TRAIN("shared1", "train.shard=optim"), 0, NULL);
+  assert_equal_state("whole", "shared1", STEPS);
+#define GAPS "model.mlp_ratio=3", "model.head_width=20" /* matrices with gaps behind them */
+  expect(2, TRAIN("gaps2", GAPS), 0, NULL);
+  expect(2, TRAIN("gaps_shared2", GAPS, "train.shard=optim"), 0, NULL);
+  assert_equal_state("gaps2", "gaps_shared2", STEPS);
+#ifdef NP_RANKS_MPI
+  if (!np_cpu_has_bf16()) return;
+#endif
+  expect(2, TRAIN("two16", "precision=bf16"), 0, NULL);
+  expect(2, TRAIN("shared16", "precision=bf16", "train.shard=optim"), 0, NULL);
+  assert_equal_state("two16", "shared16", STEPS);
 }
 
 #ifdef NP_RANKS_MPI
@@ -170,6 +211,8 @@ static void several_slices(void **state) {
 #define LARGE "model.width=512", "model.heads=8", "model.blocks=6", "train.steps=4"
   expect(1, TRAIN("large1", LARGE), 0, NULL);
   expect(2, TRAIN("large2", LARGE), 0, NULL);
+  expect(2, TRAIN("large3", LARGE, "train.shard=optim"), 0, NULL);
+  assert_equal_state("large2", "large3", 4);
   assert_ok(np_metrics_read("large1", &one, &count[0]));
   assert_ok(np_metrics_read("large2", &two, &count[1]));
   assert_true(count[0] == 4 && count[1] == 4);
@@ -216,7 +259,7 @@ static void bench(void **state) {
 static void stopped_and_gone_on(void **state) {
   np_ranks r;
   (void)state;
-  start_and_wait(&r, 2, "stopped", TRAIN("stopped", "train.steps=" TEXT(STEPS)));
+  start_and_wait(&r, 2, "stopped", TRAIN("stopped", "train.shard=optim")); /* what they share out is put together */
   kill(np_ranks_pid(&r, 1), SIGUSR1);
   np_ranks_wait(&r);
   for (int i = 0; i < r.count; i++)
@@ -323,12 +366,13 @@ static void probe_stopped_and_gone_on(void **state) {
 static void killed(void **state) {
   np_ranks r;
   (void)state;
+  train_two();
   start_and_wait(&r, 2, "killed", TRAIN("killed", "run.patience=" PATIENCE));
   kill(np_ranks_pid(&r, 1), SIGKILL);
   np_ranks_wait(&r);
   for (int i = 0; i < r.count; i++) assert_int_not_equal(r.exit_code[i], 0);
-  expect(2, TRAIN("killed", "seed=0"), 0, NULL);
-  assert_true(difference("two", "killed") == 0);
+  expect(2, TRAIN("killed", "train.shard=optim"), 0, "train.shard: optim, the checkpoint was made with none");
+  assert_equal_state("two", "killed", STEPS);
 }
 
 /* A rank hangs: patience ends. */
@@ -374,6 +418,14 @@ static void first_fails(void **state) {
   assert_int_equal(r.exit_code[0], 1);
   if (!strstr(r.err, "error: rank 0: cannot write") || !strstr(r.err, "error: rank 1: another rank failed"))
     fail_msg("%s", r.err);
+  /* In the middle of a checkpoint, for which others give their part. */
+  const struct rlimit few = {300000, 300000};
+  start_and_wait(&r, 2, "fuller", TRAIN("fuller", "checkpoint.every=250", "train.shard=optim"));
+  assert_int_equal(prlimit(np_ranks_pid(&r, 0), RLIMIT_FSIZE, &few, NULL), 0);
+  np_ranks_wait(&r);
+  assert_int_equal(r.exit_code[0], 1);
+  if (!strstr(r.err, "error: rank 0: cannot write") || !strstr(r.err, "error: rank 1: rank 0 failed"))
+    fail_msg("%s", r.err);
 #endif
 }
 
@@ -405,20 +457,14 @@ int main(int argc, char **argv) {
 #endif
   const struct CMUnitTest tests[] = {
 #ifdef NP_RANKS_MPI
-      cmocka_unit_test(several_slices),
-      cmocka_unit_test(differing),
+      cmocka_unit_test(several_slices), cmocka_unit_test(differing),
 #endif
-      cmocka_unit_test(bench),
-      cmocka_unit_test(as_one),
-      cmocka_unit_test(stopped_and_gone_on),
-      cmocka_unit_test(killed),
-      cmocka_unit_test(stuck),
-      cmocka_unit_test(damaged),
-      cmocka_unit_test(first_fails),
-      cmocka_unit_test(not_finite),
-      cmocka_unit_test(refused),
-      cmocka_unit_test(probed),
-      cmocka_unit_test(probe_stopped_and_gone_on),
+      cmocka_unit_test(bench),          cmocka_unit_test(as_one),
+      cmocka_unit_test(sharded),        cmocka_unit_test(stopped_and_gone_on),
+      cmocka_unit_test(killed),         cmocka_unit_test(stuck),
+      cmocka_unit_test(damaged),        cmocka_unit_test(first_fails),
+      cmocka_unit_test(not_finite),     cmocka_unit_test(refused),
+      cmocka_unit_test(probed),         cmocka_unit_test(probe_stopped_and_gone_on),
   };
   if (argc > 1) cmocka_set_test_filter(argv[1]);
   return cmocka_run_group_tests(tests, make_work, remove_work);

@@ -17,7 +17,7 @@ static np_param items[] = {
     {.name = "head.w", .ndim = 2, .shape = {10, 7}, .rows = 10, .columns = 7, .offset = 0, .count = 70},
     {.name = "trunk.b", .ndim = 1, .shape = {5}, .rows = 1, .columns = 5, .offset = 128, .count = 5},
 };
-static const np_params params = {.count = 2, .items = items, .total = TOTAL, .elements = 75, .trunk = 128};
+static const np_params params = {.count = 2, .items = items, .total = TOTAL, .elements = 75};
 static const char recipe[] = "seed: 7\n";
 static float staging[2 * TOTAL];
 
@@ -51,6 +51,7 @@ static np_status save(const char *run, int64_t step) {
                 .micro_batch = 4,
                 .hardware = "cuda, some GPU",
                 .attention = "portable",
+                .sharded = true,
                 .images = 40,
                 .listing = 0xfedcba9876543210u,
                 .images_seen = 96,
@@ -92,6 +93,7 @@ static void read_back(void **state) {
   assert_true(s->step == 12 && s->applied == 11 && s->bad_in_row == 1 && s->seconds == 0.375);
   assert_string_equal(s->hardware, "cuda, some GPU");
   assert_string_equal(s->attention, "portable");
+  assert_true(s->sharded);
   assert_true(s->act == NP_BF16 && s->threads == 2 && s->micro_batch == 4 && s->images == 40);
   assert_true(s->listing == 0xfedcba9876543210u && s->images_seen == 96 && s->images_bad == 11);
   assert_string_equal(checkpoint->recipe, recipe);
@@ -231,7 +233,7 @@ static void make_unreadable(const char *path) {
 }
 
 /* checkpoint.json as another program would have written it, whole: its format, and the keys it does not know. */
-static void make_other(const char *path, int format, const char *const without[3]) {
+static void make_other(const char *path, int format, const char *const without[4]) {
   char *text, hash[NP_HASH_TEXT];
   size_t size;
   assert_ok(np_file_read(path, 1 << 20, &text, &size));
@@ -239,7 +241,7 @@ static void make_other(const char *path, int format, const char *const without[3
   assert_non_null(about);
   cJSON_SetNumberValue(cJSON_GetObjectItem(about, "format"), format);
   cJSON_DeleteItemFromObject(about, "xxh3_128");
-  for (int i = 0; i < 3; i++)
+  for (int i = 0; i < 4; i++)
     if (without[i]) cJSON_DeleteItemFromObject(about, without[i]);
   assert_ok(np_checkpoint_hash_json(about, hash));
   cJSON_AddStringToObject(about, "xxh3_128", hash);
@@ -250,10 +252,10 @@ static void make_other(const char *path, int format, const char *const without[3
   cJSON_Delete(about);
 }
 
-static void later(const char *path) { make_other(path, NP_CHECKPOINT_FORMAT + 1, (const char *const[3]){NULL}); }
+static void later(const char *path) { make_other(path, NP_CHECKPOINT_FORMAT + 1, (const char *const[4]){NULL}); }
 
 static void later_and_other(const char *path) {
-  make_other(path, NP_CHECKPOINT_FORMAT + 1, (const char *const[3]){"seconds"});
+  make_other(path, NP_CHECKPOINT_FORMAT + 1, (const char *const[4]){"seconds"});
 }
 
 /* For those who read the weights alone: a step's folder is judged by its checkpoint.json, a file elsewhere by itself.
@@ -277,11 +279,12 @@ static void older_is_read(void **state) {
   np_checkpoint *checkpoint;
   char *path = inside(*state, 20, NP_CHECKPOINT_ABOUT);
   assert_ok(save(*state, 20));
-  make_other(path, NP_CHECKPOINT_FORMAT, (const char *const[3]){"images_seen", "images_bad", "attention"});
+  make_other(path, NP_CHECKPOINT_FORMAT, (const char *const[4]){"images_seen", "images_bad", "attention", "sharded"});
   assert_ok(np_checkpoint_newest(*state, false, &checkpoint));
   assert_true(checkpoint->state.step == 20 && checkpoint->state.images == 40);
   assert_true(checkpoint->state.images_seen == 0 && checkpoint->state.images_bad == 0);
   assert_string_equal(checkpoint->state.attention, "");
+  assert_false(checkpoint->state.sharded);
   np_checkpoint_close(checkpoint);
   free(path);
 }

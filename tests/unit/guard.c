@@ -47,8 +47,9 @@ static np_checkpoint_state of_threads(np_checkpoint_state as, int threads) {
 }
 
 static void what_changes_bits_is_told(void **state) {
-  np_checkpoint_state micro = cpu;
+  np_checkpoint_state micro = cpu, sharded = cpu;
   micro.micro_batch = 4;
+  sharded.sharded = true;
   assert_warned(state, on(cpu, "cpu, avx2, oneDNN AVX2"), cpu,
                 "computes on cpu, avx2, oneDNN AVX2, the checkpoint was made on cpu, avx512, oneDNN AVX-512");
   assert_warned(state, on(cpu, "cpu, avx512, oneDNN AVX-512 AMX"), cpu, "made on cpu, avx512, oneDNN AVX-512:");
@@ -58,6 +59,8 @@ static void what_changes_bits_is_told(void **state) {
   assert_warned(state, attending("portable"), gpu, "attention: portable, the checkpoint was made with hopper");
   assert_warned(state, of_threads(cpu, 1), cpu, "1 threads, the checkpoint was made with 2");
   assert_warned(state, micro, cpu, "micro-batches of 4");
+  assert_warned(state, sharded, cpu, "train.shard: optim, the checkpoint was made with none");
+  assert_warned(state, cpu, sharded, "train.shard: none, the checkpoint was made with optim");
   micro.ranks = 8; /* which explains the other */
   assert_warned(state, micro, cpu, "8 ranks, the checkpoint was made with 0");
 }

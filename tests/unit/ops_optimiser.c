@@ -9,19 +9,19 @@ static void sums(harness *h) {
     float *g = h_normal_f32(h, n, 1e-3, &g64);
     h_case(h, "count %lld", (long long)n);
     for (int64_t i = 0; i < n; i++) sum += g64[i] * g64[i];
-    H_OK(h->ops->sum_squares(h->ops, n, g, got));
-    H_OK(h->ops->sum_squares(h->ops, n, g, again));
+    H_OK(h->ops->sum_squares(h->ops, n, g, got, false));
+    H_OK(h->ops->sum_squares(h->ops, n, g, again, false));
     assert_true(*got == *again);
     h_near(h, "sum", *got, sum, 1e-13 * sum);
     if (n > 0) {
       g[n / 2] = NAN;
-      H_OK(h->ops->sum_squares(h->ops, n, g, got));
+      H_OK(h->ops->sum_squares(h->ops, n, g, got, false));
       assert_true(isnan(*got));
       g[n / 2] = -INFINITY;
-      H_OK(h->ops->sum_squares(h->ops, n, g, got));
+      H_OK(h->ops->sum_squares(h->ops, n, g, got, false));
       assert_true(isinf(*got));
       g[n / 2] = 3e30f; /* its square is beyond float32 */
-      H_OK(h->ops->sum_squares(h->ops, n, g, got));
+      H_OK(h->ops->sum_squares(h->ops, n, g, got, false));
       h_near(h, "large sum", *got, (double)3e30f * (double)3e30f, 1e50);
     }
     h_finish(h);
@@ -93,7 +93,7 @@ static void steps(harness *h) {
       const step_scalars s = scalars(&how, sqrt(norm_squared), step);
       h_case(h, "count %lld step %d", (long long)n, step);
       for (int64_t i = 0; i < n; i++) step64(&how, s, (double)state->lr, g64[i], &w64[i], &m64[i], &v64[i]);
-      H_OK(h->ops->sum_squares(h->ops, n, g, &state->norm_squared));
+      H_OK(h->ops->sum_squares(h->ops, n, g, &state->norm_squared, false));
       H_OK(h->ops->adamw_prepare(h->ops, &how, state));
       H_OK(h->ops->adamw(h->ops, &how, state, n, g, w, m, v, step == 2 ? NULL : low));
       h_close_f32(h, "w", n, w, w64, 4e-7);
@@ -124,7 +124,7 @@ static void not_applied(harness *h) {
     h_case(h, "gradient with %g", (double)bad[b]);
     g[COUNT / 3] = bad[b];
     *state = (np_adamw_state){.steps = 6, .lr = 0.1f, .apply = 1, .grad_scale = 1.0f, .bias_correction1 = 1.0f};
-    H_OK(h->ops->sum_squares(h->ops, COUNT, g, &state->norm_squared));
+    H_OK(h->ops->sum_squares(h->ops, COUNT, g, &state->norm_squared, false));
     H_OK(h->ops->adamw_prepare(h->ops, &how, state));
     H_OK(h->ops->adamw(h->ops, &how, state, COUNT, g, x[0], x[1], x[2], low));
     assert_int_equal(state->apply, 0);
@@ -149,7 +149,7 @@ static void torch_numbers(harness *h) {
   }
   for (int step = 1; step <= 3; step++) {
     for (int i = 0; i < 3; i++) g[i] = (float)step * (float[]){0.1f, -0.2f, 0.3f}[i];
-    H_OK(h->ops->sum_squares(h->ops, 3, g, &state->norm_squared));
+    H_OK(h->ops->sum_squares(h->ops, 3, g, &state->norm_squared, false));
     H_OK(h->ops->adamw_prepare(h->ops, &how, state));
     H_OK(h->ops->adamw(h->ops, &how, state, 3, g, w, m, v, NULL));
   }

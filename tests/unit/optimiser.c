@@ -46,7 +46,7 @@ typedef struct fixture {
 
 static void open_on(fixture *f, np_ops *ops) {
   f->ops = ops;
-  assert_ok(np_optimiser_create(ops, &params, &config, &f->optimiser));
+  assert_ok(np_optimiser_create(ops, &params, NULL, &config, &f->optimiser));
   assert_ok(ops->alloc(ops, TOTAL * sizeof(float), (void **)&f->device_weights));
   assert_ok(ops->alloc(ops, TOTAL * sizeof(float), (void **)&f->device_grads));
 }
@@ -73,7 +73,7 @@ static void upload(fixture *f) {
 
 static void step(fixture *f, double lr) {
   upload(f);
-  assert_ok(np_optimiser_step(f->optimiser, f->device_weights, f->device_grads, NULL, lr));
+  assert_ok(np_optimiser_step(f->optimiser, &(np_optimised){f->device_weights, f->device_grads, NULL}, lr));
   assert_ok(np_optimiser_read(f->optimiser, &f->outcome));
   assert_ok(f->ops->download(f->ops, f->weights, f->device_weights, sizeof f->weights));
 }
@@ -93,7 +93,8 @@ static void as_torch(void **state) {
     for (int s = 0; s < 5; s++) {
       fill(s == 0 ? f.weights : NULL, f.grads, s % 2 ? 0.01 : 1.0, s); /* clipped, not clipped, … */
       upload(&f);
-      assert_ok(np_optimiser_prepare(f.optimiser, f.device_weights, f.device_grads, NULL)); /* changes nothing */
+      assert_ok(np_optimiser_prepare(f.optimiser,
+                                     &(np_optimised){f.device_weights, f.device_grads, NULL})); /* changes nothing */
       assert_ok(f.ops->download(f.ops, f.weights, f.device_weights, sizeof f.weights));
       step(&f, 1e-2 * (s + 1));
       assert_true(f.outcome.applied);
@@ -162,11 +163,11 @@ static void late(void **state) {
   np_step_outcome first, second;
   fill(f.weights, f.grads, 1, 0);
   upload(&f);
-  assert_ok(np_optimiser_step(f.optimiser, f.device_weights, f.device_grads, NULL, 0.01));
+  assert_ok(np_optimiser_step(f.optimiser, &(np_optimised){f.device_weights, f.device_grads, NULL}, 0.01));
   assert_ok(np_optimiser_fetch(f.optimiser, 0));
   f.grads[A] = NAN;
   assert_ok(f.ops->upload(f.ops, f.device_grads, f.grads, sizeof f.grads));
-  assert_ok(np_optimiser_step(f.optimiser, f.device_weights, f.device_grads, NULL, 0.01));
+  assert_ok(np_optimiser_step(f.optimiser, &(np_optimised){f.device_weights, f.device_grads, NULL}, 0.01));
   assert_ok(np_optimiser_fetch(f.optimiser, 1));
   assert_ok(np_optimiser_arrive(f.optimiser, 0, &first));
   assert_ok(np_optimiser_arrive(f.optimiser, 1, &second));
@@ -191,26 +192,95 @@ static void replayed(void **state) {
       fill(s == 0 ? f.weights : NULL, f.grads, 1, s);
       fill(s == 0 ? plain.weights : NULL, plain.grads, 1, s);
       upload(&f);
-      if (s == 0) assert_ok(np_optimiser_prepare(f.optimiser, f.device_weights, f.device_grads, NULL));
+      if (s == 0) assert_ok(np_optimiser_prepare(f.optimiser, &(np_optimised){f.device_weights, f.device_grads, NULL}));
       step(&f, 0.01 * (s + 1));
       step(&plain, 0.01 * (s + 1));
       assert_memory_equal(f.weights, plain.weights, sizeof f.weights);
     }
-    assert_int_equal(r->replayed, fails ? 0 : 4);
-    assert_ok(
-        np_optimiser_step(f.optimiser, f.device_weights, f.device_weights, NULL, 0.01)); /* not what was prepared */
-    np_optimiser_decay_all(f.optimiser);                                                 /* no longer the same step */
+    assert_int_equal(r->replayed, fails ? 0 : 8); /* two halves a step */
+    assert_ok(np_optimiser_step(f.optimiser, &(np_optimised){f.device_weights, f.device_weights, NULL},
+                                0.01));  /* not what was prepared */
+    np_optimiser_decay_all(f.optimiser); /* no longer the same step */
     step(&f, 0.01);
-    assert_true(r->begun == 1 && r->forgotten == 1 && r->replayed == (fails ? 0 : 4));
+    assert_true(r->begun == 2 && r->forgotten == 2 && r->replayed == (fails ? 0 : 8));
     close_fixture(&plain);
     close_fixture(&f);
+  }
+}
+
+/* Ranks with a third each of the first 96 elements, and all of the rest: together they do what one optimiser does, with
+ * weights of their own or, where there is a copy that products read, with pieces of them. */
+enum { RANKS = 3, SCATTERED = 96, EACH = SCATTERED / RANKS, REST = TOTAL - SCATTERED, KEPT = EACH + REST };
+
+typedef struct fellow {
+  np_piece items[2];
+  np_pieces pieces;
+  np_optimiser *optimiser;
+  np_optimised what;
+  float weights[TOTAL];
+} fellow;
+
+/* The squares of all ranks, where each expects them. */
+static void add_up(np_ops *ops, fellow *fellows) {
+  double *squares[RANKS], sum = 0, one;
+  for (int r = 0; r < RANKS; r++) {
+    assert_ok(np_optimiser_norm(fellows[r].optimiser, &fellows[r].what, &squares[r]));
+    assert_ok(ops->download(ops, &one, squares[r], sizeof one));
+    sum += one;
+  }
+  for (int r = 0; r < RANKS; r++) assert_ok(ops->upload(ops, squares[r], &sum, sizeof sum));
+}
+
+static void together(void **state) {
+  (void)state;
+  for (int copies = 0; copies < 2; copies++) {
+    fixture whole = open_fixture();
+    np_ops *ops = whole.ops;
+    fellow fellows[RANKS] = {0};
+    float start[TOTAL], grads[TOTAL], first[TOTAL], second[TOTAL], low[RANKS][TOTAL];
+    fill(start, grads, 1, 0);
+    memcpy(whole.weights, start, sizeof start);
+    step(&whole, 0.01);
+    assert_ok(np_optimiser_get(whole.optimiser, first, second));
+    for (int r = 0; r < RANKS; r++) {
+      fellow *f = &fellows[r];
+      f->items[0] = (np_piece){r * EACH, EACH}, f->items[1] = (np_piece){SCATTERED, REST};
+      f->pieces = (np_pieces){.ranks = RANKS, .rank = r, .count = 2, .items = f->items, .kept = KEPT};
+      assert_ok(np_optimiser_create(ops, &params, &f->pieces, &config, &f->optimiser));
+      assert_ok(np_optimiser_set(f->optimiser, first, second, 1));
+      if (copies) assert_ok(np_pieces_upload(ops, &f->pieces, whole.weights, f->weights));
+      else memcpy(f->weights, whole.weights, sizeof f->weights);
+      f->what = (np_optimised){f->weights, whole.grads, copies ? low[r] : NULL};
+      assert_ok(np_optimiser_prepare(f->optimiser, &f->what));
+    }
+    for (int s = 1; s < 4; s++) {
+      fill(NULL, whole.grads, 1, s);
+      add_up(ops, fellows);
+      for (int r = 0; r < RANKS; r++) assert_ok(np_optimiser_update(fellows[r].optimiser, &fellows[r].what, 0.01));
+      step(&whole, 0.01);
+    }
+    for (int r = 0; r < RANKS; r++) {
+      const float *w = copies ? fellows[r].weights : fellows[r].weights + r * EACH, *rest = fellows[r].weights;
+      np_step_outcome outcome;
+      assert_ok(np_optimiser_read(fellows[r].optimiser, &outcome));
+      assert_true(outcome.applied && outcome.steps == 4);
+      assert_close(outcome.grad_norm, whole.outcome.grad_norm, 1e-12);
+      assert_memory_equal(w, whole.weights + r * EACH, EACH * sizeof *w);
+      rest += copies ? EACH : SCATTERED;
+      assert_memory_equal(rest, whole.weights + SCATTERED, REST * sizeof *rest);
+      if (copies) assert_memory_equal(low[r] + r * EACH, w, EACH * sizeof *w);
+      if (copies) assert_memory_equal(low[r] + SCATTERED, rest, REST * sizeof *rest);
+      assert_int_equal(np_optimiser_get(fellows[r].optimiser, first, second), NP_ERR_ARGUMENT);
+      np_optimiser_destroy(fellows[r].optimiser);
+    }
+    close_fixture(&whole);
   }
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(as_torch), cmocka_unit_test(non_finite), cmocka_unit_test(carried_over),
-      cmocka_unit_test(late),     cmocka_unit_test(replayed),
+      cmocka_unit_test(late),     cmocka_unit_test(replayed),   cmocka_unit_test(together),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -53,11 +53,12 @@ static float *train(np_ops *ops, int64_t *total, double *loss) {
   float *weights = malloc((size_t)params->total * sizeof *weights);
   np_params_init(params, 1, weights);
   ok(np_model_set_weights(model, weights));
-  ok(np_optimiser_create(ops, params, &optim, &optimiser));
+  ok(np_optimiser_create(ops, params, NULL, &optim, &optimiser));
+  const np_optimised what = np_optimised_model(model);
   for (int step = 0; step < 2; step++) {
     ok(np_model_feed(model, BATCH, pixels, NULL, prefix));
     ok(np_model_train(model, np_model_targets(&config, BATCH, prefix), true));
-    ok(np_optimiser_step(optimiser, np_model_weights(model), np_model_gradients(model), np_model_low(model), 1e-3));
+    ok(np_optimiser_step(optimiser, &what, 1e-3));
   }
   ok(np_model_read_loss(model, loss));
   ok(np_model_get_weights(model, weights));

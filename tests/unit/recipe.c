@@ -325,6 +325,7 @@ static void round_trip(void **state) {
                                           "train.batch=12",
                                           "train.micro_batch=6",
                                           "train.recompute=block",
+                                          "train.shard=optim",
                                           "train.log_every=7",
                                           "train.max_bad_steps=1",
                                           "checkpoint.every=77",

@@ -130,8 +130,9 @@ OP(pixel_loss,
     const void *pred, void *dpred, double *loss, bool accumulate),
    P(*pixels, rows, index, normalize, scale, pred, dpred, loss, accumulate),
    (ops, &a->pixels, a->rows, a->index, a->normalize, a->scale, a->pred, a->dpred, a->loss, a->accumulate))
-OP(sum_squares, P(int64_t count; const float *g; double *out;),
-   (np_ops *ops, int64_t count, const float *g, double *out), P(count, g, out), (ops, a->count, a->g, a->out))
+OP(sum_squares, P(int64_t count; const float *g; double *out; bool accumulate;),
+   (np_ops *ops, int64_t count, const float *g, double *out, bool accumulate), P(count, g, out, accumulate),
+   (ops, a->count, a->g, a->out, a->accumulate))
 OP(adamw_prepare, P(np_adamw how; np_adamw_state *state;), (np_ops *ops, const np_adamw *how, np_adamw_state *state),
    P(*how, state), (ops, &a->how, a->state))
 OP(adamw, P(np_adamw how; const np_adamw_state *state; int64_t count; const float *g; float *w, *m, *v; void *low;),

@@ -98,7 +98,7 @@ np_status np_cpu_pool_backward(np_ops *ops, int batch, int tokens, int heads, in
                                const float *weight, const float *dpooled, float *du, bool accumulate);
 np_status np_cpu_cross_entropy(np_ops *ops, int batch, int classes, float scale, const float *logits,
                                const int32_t *labels, float *dlogits, double *loss);
-np_status np_cpu_sum_squares(np_ops *ops, int64_t count, const float *g, double *out);
+np_status np_cpu_sum_squares(np_ops *ops, int64_t count, const float *g, double *out, bool accumulate);
 np_status np_cpu_adamw_prepare(np_ops *ops, const np_adamw *how, np_adamw_state *state);
 np_status np_cpu_adamw(np_ops *ops, const np_adamw *how, const np_adamw_state *state, int64_t count, const float *g,
                        float *w, float *m, float *v, void *low);

@@ -6,7 +6,7 @@
 enum { LEAST_ELEMENTS = 1 << 14, GRAIN = 1024, BLOCK = 1 << 16 };
 
 /* Sums of fixed blocks, added in order: the same bits whatever the thread count. */
-np_status np_cpu_sum_squares(np_ops *ops, int64_t count, const float *g, double *out) {
+np_status np_cpu_sum_squares(np_ops *ops, int64_t count, const float *g, double *out, bool accumulate) {
   np_status st = NP_OK;
   np_cpu *cpu = np_cpu_of(ops);
   int64_t blocks = (count + BLOCK - 1) / BLOCK;
@@ -20,7 +20,7 @@ np_status np_cpu_sum_squares(np_ops *ops, int64_t count, const float *g, double 
   }
   double sum = 0.0;
   for (int64_t block = 0; block < blocks; block++) sum += sums[block];
-  out[0] = sum;
+  out[0] = accumulate ? out[0] + sum : sum;
 out:
   return st;
 }

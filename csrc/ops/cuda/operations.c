@@ -123,12 +123,12 @@ static np_status cross_entropy(np_ops *ops, int batch, int classes, float scale,
 
 /* ---- optimiser ---- */
 
-static np_status sum_squares(np_ops *ops, int64_t count, const float *g, double *out) {
+static np_status sum_squares(np_ops *ops, int64_t count, const float *g, double *out, bool accumulate) {
   np_cuda_core *core = np_cuda_enter(ops);
   void *scratch;
   np_status st = np_cuda_scratch(core, np_kernel_sum_squares_scratch(&core->gpu), &scratch);
   if (st != NP_OK) return st;
-  return np_kernel_sum_squares(&core->gpu, count, g, out, scratch);
+  return np_kernel_sum_squares(&core->gpu, count, g, out, accumulate, scratch);
 }
 
 static np_status adamw_prepare(np_ops *ops, const np_adamw *how, np_adamw_state *state) {

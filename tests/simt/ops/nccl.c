@@ -133,24 +133,69 @@ ncclResult_t ncclCommAbort(ncclComm_t c) {
 REDUCE(float)
 REDUCE(double)
 
-/* The stream's own work is done: everything on the emulated GPU is, when it has been queued. */
-ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t how, ncclComm_t c,
-                           cudaStream_t stream) {
-  const size_t size = type == ncclFloat32 ? sizeof(float) : sizeof(double), part = PART / size;
-  if ((type != ncclFloat32 && type != ncclFloat64) || !stream) return ncclInvalidArgument;
-  c->m->calls[c->rank] = (call){count, (int)type, (int)how};
+/* Whether all ranks call the same; kind tells calls of one shape apart. */
+static ncclResult_t agree(ncclComm_t c, size_t count, ncclDataType_t type, int kind) {
+  c->m->calls[c->rank] = (call){count, (int)type, kind};
   wait_for_all(c);
   for (int r = 0; r < c->world; r++)
     if (memcmp(&c->m->calls[r], &c->m->calls[c->rank], sizeof(call)) != 0) {
       c->error = "the ranks' calls differ";
       return ncclInvalidArgument;
     }
+  return ncclSuccess;
+}
+
+enum { SCATTER = 100, GATHER };
+
+/* The stream's own work is done: everything on the emulated GPU is, when it has been queued. */
+ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t how, ncclComm_t c,
+                           cudaStream_t stream) {
+  const size_t size = type == ncclFloat32 ? sizeof(float) : sizeof(double), part = PART / size;
+  if ((type != ncclFloat32 && type != ncclFloat64) || !stream) return ncclInvalidArgument;
+  const ncclResult_t same = agree(c, count, type, (int)how);
+  if (same != ncclSuccess) return same;
   for (size_t at = 0; at < count; at += part) {
     const size_t n = count - at < part ? count - at : part;
     memcpy(c->m->slots[c->rank], (const char *)from + at * size, n * size);
     wait_for_all(c);
     if (type == ncclFloat32) reduce_float(c, (float *)to + at, n, how == ncclSum);
     else reduce_double(c, (double *)to + at, n, how == ncclSum);
+    wait_for_all(c);
+  }
+  return ncclSuccess;
+}
+
+/* What a rank does not get back it no longer has, as NCCL may leave it: here it becomes NaN. */
+ncclResult_t ncclReduceScatter(const void *from, void *to, size_t count, ncclDataType_t type, ncclRedOp_t how,
+                               ncclComm_t c, cudaStream_t stream) {
+  const size_t part = PART / sizeof(float);
+  float *all = (float *)to - count * (size_t)c->rank;
+  if (type != ncclFloat32 || how != ncclSum || from != all || !stream) return ncclInvalidArgument;
+  const ncclResult_t same = agree(c, count, type, SCATTER);
+  if (same != ncclSuccess) return same;
+  for (int owner = 0; owner < c->world; owner++)
+    for (size_t at = 0; at < count; at += part) {
+      const size_t n = count - at < part ? count - at : part;
+      float *here = all + count * (size_t)owner + at;
+      memcpy(c->m->slots[c->rank], here, n * sizeof(float));
+      wait_for_all(c);
+      if (owner == c->rank) reduce_float(c, here, n, true);
+      else memset(here, 0xff, n * sizeof(float));
+      wait_for_all(c);
+    }
+  return ncclSuccess;
+}
+
+ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataType_t type, ncclComm_t c,
+                           cudaStream_t stream) {
+  if (type != ncclUint8 || !stream) return ncclInvalidArgument;
+  const ncclResult_t same = agree(c, count, type, GATHER);
+  if (same != ncclSuccess) return same;
+  for (size_t at = 0; at < count; at += PART) {
+    const size_t n = count - at < PART ? count - at : PART;
+    memcpy(c->m->slots[c->rank], (const char *)from + at, n);
+    wait_for_all(c);
+    for (int r = 0; r < c->world; r++) memcpy((char *)to + count * (size_t)r + at, c->m->slots[r], n);
     wait_for_all(c);
   }
   return ncclSuccess;
