@@ -6,8 +6,12 @@
 
 #include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 
-static const np_cli_word keys[] = {{"least_kb", "kibibytes of the smallest slice (64)"},
+static const char *const whats[] = {
+    [NP_ALLREDUCE_SUM] = "sum", [NP_ALLREDUCE_SCATTER] = "scatter", [NP_ALLREDUCE_GATHER] = "gather"};
+static const np_cli_word keys[] = {{"what", "sum, or its halves: scatter (each rank a piece of it), gather (sum)"},
+                                   {"least_kb", "kibibytes of the smallest slice (64)"},
                                    {"most_mb", "mebibytes of the largest (256; cpu: 16)"},
                                    {"runs", "timed sums of a size (20)"},
                                    {"warmup", "sums before them (5)"},
@@ -19,9 +23,11 @@ static const np_cli_usage usage = {
     .text = "Time sums of float32 over the ranks of a run, as the gradients of a step are added up: NCCL between GPUs, "
             "MPI\n"
             "between CPU ranks. Start it as a run is started. GB/s are those that each rank's link carries at least,\n"
-            "2(n-1)/n of the slice in its time; a step sums slices of 32 MiB or more.\n",
+            "2(n-1)/n of the slice in its time; a step sums slices of 32 MiB or more. With train.shard: optim a step\n"
+            "scatters the sums and gathers the weights, half as many bytes each (a quarter in bf16).\n",
     .examples = "  mpirun -np 8 nextpatch bench allreduce\n"
                 "  srun nextpatch bench allreduce most_mb=1024 --json\n"
+                "  mpirun -np 8 nextpatch bench allreduce what=scatter\n"
                 "  torchrun --no-python --nproc-per-node 8 nextpatch bench allreduce\n",
     .most = 0,
     .keys = keys,
@@ -32,6 +38,7 @@ static const np_cli_usage usage = {
 typedef struct table {
   int rank, world;
   bool json;
+  const char *what;
   const char *hardware;
 } table;
 
@@ -39,12 +46,23 @@ static void print(const np_allreduce_row *r, void *context) {
   const table *t = context;
   if (t->rank > 0) return;
   if (t->json)
-    printf("{\"program\": \"nextpatch\", \"hardware\": \"%s\", \"ranks\": %d, \"bytes\": %.0f, \"median_s\": %.6g, "
+    printf("{\"program\": \"nextpatch\", \"what\": \"%s\", \"hardware\": \"%s\", \"ranks\": %d, \"bytes\": %.0f, "
+           "\"median_s\": %.6g, "
            "\"p99_s\": %.6g, \"min_s\": %.6g, \"runs\": %d, \"gbytes_per_s\": %.6g}\n",
-           t->hardware, t->world, r->bytes, r->time.median, r->time.p99, r->time.least, r->time.runs, r->bus / 1e9);
+           t->what, t->hardware, t->world, r->bytes, r->time.median, r->time.p99, r->time.least, r->time.runs,
+           r->bus / 1e9);
   else
     printf("%12.2f %12.4g %12.4g %10.4g\n", r->bytes / 1048576, r->time.median * 1e3, r->time.p99 * 1e3, r->bus / 1e9);
   fflush(stdout);
+}
+
+static np_status find_what(const char *text, np_allreduce_what *out) {
+  for (size_t i = 0; i < sizeof whats / sizeof *whats; i++) {
+    if (strcmp(whats[i], text) != 0) continue;
+    *out = (np_allreduce_what)i;
+    return NP_OK;
+  }
+  return np_error(NP_ERR_ARGUMENT, "what=%s: expected sum, scatter or gather", text);
 }
 
 static np_status bench(const np_cli_options *options) {
@@ -64,7 +82,8 @@ static np_status bench(const np_cli_options *options) {
   NP_TRY(np_recipe_load(NULL, options->overrides, options->override_count, &recipe));
   NP_TRY(np_ranks_open(recipe, &launch, &choice, &b.ops, &b.comm));
   megabytes = choice.backend == NP_BACKEND_CPU ? 16 : 256;
-  st = np_cli_integer(options, "least_kb", 1, 1 << 20, &kilobytes);
+  st = find_what(np_cli_value(options, "what", "sum"), &b.what);
+  if (st == NP_OK) st = np_cli_integer(options, "least_kb", 1, 1 << 20, &kilobytes);
   if (st == NP_OK) st = np_cli_integer(options, "most_mb", 1, 1 << 16, &megabytes);
   if (st == NP_OK) st = np_cli_integer(options, "runs", 1, 10000, &runs);
   if (st == NP_OK) st = np_cli_integer(options, "warmup", 0, 10000, &warmup);
@@ -73,9 +92,9 @@ static np_status bench(const np_cli_options *options) {
                   (long long)kilobytes, (long long)megabytes);
   NP_TRY(np_comm_settle(b.comm, st));
   b.least = kilobytes << 10, b.most = megabytes << 20, b.runs = (int)runs, b.warmup = (int)warmup;
-  table t = {launch.rank, launch.world, np_cli_flag(options, "json"), choice.hardware};
+  table t = {launch.rank, launch.world, np_cli_flag(options, "json"), whats[b.what], choice.hardware};
   if (launch.rank == 0 && !t.json) {
-    printf("sums over %d ranks, %s on each\n", launch.world, choice.hardware);
+    printf("%s over %d ranks, %s on each\n", t.what, launch.world, choice.hardware);
     printf("%12s %12s %12s %10s\n", "MiB", "median ms", "p99 ms", "GB/s");
   }
   st = np_bench_allreduce(&b, print, &t);

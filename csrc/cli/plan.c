@@ -112,12 +112,18 @@ out:
   return st;
 }
 
-/* A ring, or what is as good, takes each byte over each rank's link twice, but for a rank's own part. */
-static void print_sum(const np_memory_plan *plan, int64_t gpus) {
-  const double bytes = 2.0 * (double)(gpus - 1) / (double)gpus * (double)plan->gradients;
+/* A ring, or what is as good, takes each byte over each rank's link, but for a rank's own part: twice for a sum that
+ * all get. */
+static void print_sum(const np_recipe *recipe, const np_memory_plan *plan, int64_t gpus) {
+  const double others = (double)(gpus - 1) / (double)gpus, gradients = others * (double)plan->gradients;
   if (gpus == 1) return;
-  printf("sum of the gradients, a step\n");
-  line("over each rank's link", bytes, "B", "beside the last pass's backward");
+  printf("over each rank's link, a step\n");
+  if (recipe->train.shard == NP_SHARDING_NONE) {
+    line("sum of the gradients", 2 * gradients, "B", "beside the last pass's backward");
+  } else {
+    line("sums of gradients, each its part", gradients, "B", "beside the last pass's backward");
+    line("weights of all", plan->low ? others * (double)plan->low : gradients, "B", "after AdamW");
+  }
 }
 
 static np_status plan(const np_cli_options *options) {
@@ -140,7 +146,7 @@ static np_status plan(const np_cli_options *options) {
   print_work(recipe, gpus, tflops);
   print_memory(&memory, micro, act);
   NP_TRY(print_recompute(recipe, (int)gpus, micro, step, act));
-  print_sum(&memory, gpus);
+  print_sum(recipe, &memory, gpus);
   printf("checkpoint\n");
   line_bytes("weights, fp32", (double)params.elements * 4);
   line_bytes("optimiser state", (double)params.elements * 8);

@@ -5,6 +5,7 @@
 #include "util/machine.h"
 
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -44,10 +45,12 @@ static np_status plan_model(const np_trainer *t, np_memory_plan *plan) {
 
 static np_status too_large(const np_trainer *t, const char *whose, size_t needed, size_t granted) {
   char text[2][24];
+  const bool more = t->launch.world > 1 && !t->state.sharded;
   return np_error(NP_ERR_MEMORY,
                   "the run needs %s of memory and %s grants %s; a smaller train.micro_batch (now %d) takes less, or "
-                  "train.recompute: gelu_norm or block",
-                  bytes_text(needed, text[0]), whose, bytes_text(granted, text[1]), t->state.micro_batch);
+                  "train.recompute: gelu_norm or block%s",
+                  bytes_text(needed, text[0]), whose, bytes_text(granted, text[1]), t->state.micro_batch,
+                  more ? ", or train.shard: optim" : "");
 }
 
 /* The model lies where the operators run: on a GPU what is left here is the loader's and the checkpoint's. */

@@ -250,6 +250,10 @@ static void differing(void **state) {
 static void bench(void **state) {
   (void)state;
   expect(4, (const char *const[]){"bench", "allreduce", BACKEND, "most_mb=1", "runs=2", NULL}, 0, NULL);
+  expect(3, (const char *const[]){"bench", "allreduce", BACKEND, "what=scatter", "most_mb=1", "runs=2", NULL}, 0, NULL);
+  expect(3, (const char *const[]){"bench", "allreduce", BACKEND, "what=gather", "most_mb=1", "runs=2", NULL}, 0, NULL);
+  expect(2, (const char *const[]){"bench", "allreduce", BACKEND, "what=it", NULL}, 2,
+         "expected sum, scatter or gather");
   expect(1, (const char *const[]){"bench", "allreduce", BACKEND, NULL}, 2, "one process has nobody to sum with");
   expect(2, (const char *const[]){"bench", "allreduce", BACKEND, "most_mb=1", "least_kb=2000", NULL}, 2,
          "expected at most the largest slice");
