@@ -85,6 +85,11 @@ void np_checkpoint_close(np_checkpoint *checkpoint); /* NULL is fine */
  * checkpoint's. */
 np_status np_checkpoint_verify_model(const char *path);
 
+/* The weight file behind `model`: a .safetensors file itself; a checkpoint folder's model.safetensors; that of a run's
+ * newest checkpoint, NP_ERR_FORMAT where that lacks it. *out is malloc'ed. NP_ERR_ARGUMENT says what was looked for and
+ * where. */
+np_status np_checkpoint_locate(const char *model, char **out);
+
 /* The newest checkpoint of a run; *out is NULL when there is none. A damaged one is an error, or with `fallback` a
  * warning and the one before it is tried. One that cannot be read for another reason is always an error. */
 np_status np_checkpoint_newest(const char *run, bool fallback, np_checkpoint **out);

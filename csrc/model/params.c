@@ -173,26 +173,37 @@ static np_status check_shape(const np_param *p, const np_tensor *t, const char *
                   expected);
 }
 
-np_status np_params_load(const np_params *params, const np_safetensors *file, const char *name, float *weights) {
+static bool is_head(const char *name) { return strncmp(name, "head.", 5) == 0; }
+
+static np_status load(const np_params *params, const np_safetensors *file, const char *name, bool with_head,
+                      float *weights) {
   np_status st = NP_OK;
-  bool with_head = params->head_elements > 0;
-  memset(weights, 0, (size_t)params->total * sizeof *weights);
   for (int i = 0; i < params->count; i++) {
     const np_param *p = &params->items[i];
     const np_tensor *t = np_safetensors_find(file, p->name);
+    if (!with_head && is_head(p->name)) continue;
     if (!t) return np_error(NP_ERR_FORMAT, "%s: tensor %s is missing", name, p->name);
     NP_TRY(check_shape(p, t, name));
     NP_TRY(np_tensor_to_f32(t, weights + p->offset, p->count));
   }
   for (int i = 0; i < np_safetensors_count(file); i++) {
     const char *have = np_safetensors_at(file, i)->name;
-    if (!with_head && strncmp(have, "head.", 5) == 0) continue;
+    if (!with_head && is_head(have)) continue;
     if (strstr(have, "pos_embed")) continue; /* the published files carry the fixed table along */
     if (!np_params_find(params, have))
       return np_error(NP_ERR_FORMAT, "%s: tensor %s has no place in the recipe's model", name, have);
   }
 out:
   return st;
+}
+
+np_status np_params_load(const np_params *params, const np_safetensors *file, const char *name, float *weights) {
+  memset(weights, 0, (size_t)params->total * sizeof *weights);
+  return load(params, file, name, params->head_elements > 0, weights);
+}
+
+np_status np_params_load_trunk(const np_params *params, const np_safetensors *file, const char *name, float *weights) {
+  return load(params, file, name, false, weights);
 }
 
 np_status np_params_tensors(const np_params *params, const float *values, const char *prefix, np_tensor **out) {

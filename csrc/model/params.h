@@ -55,6 +55,9 @@ void np_params_init(const np_params *params, uint64_t seed, float *weights /* [t
  * are not asked for when the layout has no pixel head; other tensors the layout does not know are errors, too. `name`
  * stands in messages. */
 np_status np_params_load(const np_params *params, const np_safetensors *file, const char *name, float *weights);
+/* The same of the trunk alone: the pixel head's weights stay as they are, and tensors under "head." are not looked at.
+ */
+np_status np_params_load_trunk(const np_params *params, const np_safetensors *file, const char *name, float *weights);
 
 /* One np_tensor a parameter, pointing into `values` [total]; with `prefix` (NULL: none) before each name. The array and
  * its names are one malloc'ed block: free(*out). */

@@ -12,11 +12,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The weight file behind `model`: a .safetensors file itself; a checkpoint folder's model.safetensors; that of a run's
- * newest checkpoint, NP_ERR_FORMAT where that lacks it. *out is malloc'ed. NP_ERR_ARGUMENT says what was looked for and
- * where. */
-np_status np_open_locate(const char *model, char **out);
-
 typedef struct np_open_options {
   const char *const *overrides; /* "key=value" over the recipe the file holds */
   int override_count;

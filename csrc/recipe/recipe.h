@@ -90,7 +90,8 @@ typedef struct np_recipe_checkpoint {
 } np_recipe_checkpoint;
 
 typedef struct np_recipe_run {
-  char *dir;        /* where everything of the run is written */
+  char *dir;  /* where everything of the run is written */
+  char *init; /* weights that a new run begins with, as np_checkpoint_locate takes them; "": drawn from the seed */
   np_resume resume; /* auto: go on from the newest good checkpoint where there is one */
   int patience;     /* seconds that a rank waits for others before it takes them for gone; 0: for ever */
 } np_recipe_run;

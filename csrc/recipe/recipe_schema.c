@@ -121,6 +121,8 @@ const np_key np_keys[] = {
            "true: where the newest checkpoint is damaged, go on from the one before"),
 
     ONE(run.dir, ANY, "''", "folder that everything of the run is written to"),
+    ONE(run.init, ANY, "''",
+        "what a new run begins with: weights of a run, a checkpoint or a .safetensors file; '': random"),
     CHOICE(run.resume, resumes, "auto", "from the newest good checkpoint; auto: where there is one"),
     ONE(run.patience, FROM(0, 1e6), "1800",
         "seconds that a rank waits for others, who may be writing a checkpoint, until it leaves; 0: for ever"),

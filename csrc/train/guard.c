@@ -64,8 +64,9 @@ static np_status check_recipe(const np_recipe *recipe, const np_checkpoint *chec
   list = differences(now, then);
   st = np_error(
       NP_ERR_ARGUMENT,
-      "the recipe differs from that of checkpoint '%s': %s; set these back, or start anew with another run.dir",
-      checkpoint->path, list);
+      "the recipe differs from that of checkpoint '%s': %s; set these back, or start anew with another run.dir "
+      "(with run.init='%s' from these weights)",
+      checkpoint->path, list, checkpoint->path);
 out:
   free(list);
   free(then);

@@ -79,8 +79,9 @@ out:
 }
 
 static np_status start_fresh(np_trainer *t) {
-  np_params_init(np_model_params(t->model), t->recipe->seed, t->staging);
-  return np_model_set_weights(t->model, t->staging);
+  np_status st = np_begin_weights(&t->begin, t->recipe, np_model_params(t->model), t->staging);
+  np_begin_close(&t->begin);
+  return st == NP_OK ? np_model_set_weights(t->model, t->staging) : st;
 }
 
 static np_status start_from(np_trainer *t, const np_checkpoint *checkpoint) {
@@ -141,6 +142,7 @@ static void release(np_trainer *t) {
   np_comm_close(t->comm); /* first: a device may be waiting for ranks that are gone */
   np_loader_close(t->loader);
   np_metrics_close(t->metrics);
+  np_begin_close(&t->begin);
   np_optimiser_destroy(t->optimiser);
   np_model_destroy(t->model);
   if (t->vote) t->ops->release(t->ops, t->vote);
@@ -171,6 +173,7 @@ static np_status find_start(np_trainer *t, np_checkpoint **checkpoint, bool *com
   NP_TRY(np_comm_settle(t->comm, st));
   st = find_checkpoint(recipe, checkpoint);
   if (st == NP_OK && *checkpoint) st = np_guard_check(recipe, &t->state, *checkpoint);
+  if (st == NP_OK && !*checkpoint) st = np_begin_open(recipe, np_trainer_first(t), &t->begin);
   if (st == NP_OK) st = np_guard_recipe(recipe, &t->essence);
   NP_TRY(np_comm_settle(t->comm, st));
   NP_TRY(compare(t, *checkpoint));

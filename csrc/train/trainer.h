@@ -10,6 +10,7 @@
 #include "ops/choose.h"
 #include "optim/optimiser.h"
 #include "recipe/recipe.h"
+#include "train/begin.h"
 #include "train/metrics.h"
 
 #include <stdbool.h>
@@ -28,6 +29,7 @@ typedef struct np_trainer {
   np_optimiser *optimiser;
   np_loader *loader;
   np_metrics *metrics;
+  np_begin begin;            /* of a new run */
   double *vote;              /* [NP_TRAINER_VOTES], device: what this rank says with a step, then all (step.c) */
   int64_t images_before[2];  /* seen and damaged, by earlier starts of the run */
   float *staging;            /* [2, total] on the host: weights and moments on their way to and from files */

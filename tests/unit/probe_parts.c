@@ -1,6 +1,7 @@
 /* The small decisions of probing: ranks with ties and NaN, class lists that differ, which blocks, which file a model's
  * name means. */
 #include "probe/evaluate.h"
+#include "checkpoint/checkpoint.h"
 #include "probe/open.h"
 #include "util/file.h"
 
@@ -85,7 +86,7 @@ static void touch(const char *root, const char *folder) {
 
 static void check_located(const char *root, const char *model, const char *expect) {
   char *name = np_path_join(root, model), *path = np_path_join(root, expect), *got;
-  assert_int_equal(np_open_locate(name, &got), NP_OK);
+  assert_int_equal(np_checkpoint_locate(name, &got), NP_OK);
   assert_string_equal(got, path);
   free(name);
   free(path);
@@ -96,7 +97,7 @@ static void locate(void **state) {
   (void)state;
   char root[] = "/tmp/nextpatch-open-XXXXXX", *got;
   assert_non_null(mkdtemp(root));
-  assert_int_equal(np_open_locate(root, &got), NP_ERR_ARGUMENT);
+  assert_int_equal(np_checkpoint_locate(root, &got), NP_ERR_ARGUMENT);
   assert_null(got);
   touch(root, "checkpoints/step-99999999");
   touch(root, "checkpoints/step-100000000"); /* newer as a number */
@@ -109,11 +110,11 @@ static void locate(void **state) {
   char *empty = np_path_join(root, "checkpoints/step-100000005");
   assert_int_equal(np_folder_make(empty), NP_OK);
   free(empty);
-  assert_int_equal(np_open_locate(root, &got), NP_ERR_FORMAT); /* and not the one before it */
+  assert_int_equal(np_checkpoint_locate(root, &got), NP_ERR_FORMAT); /* and not the one before it */
   assert_null(got);
   check_located(root, "checkpoints/last", "checkpoints/last/model.safetensors");
   check_located(root, "checkpoints/last/model.safetensors", "checkpoints/last/model.safetensors");
-  assert_int_equal(np_open_locate("/nowhere/at/all", &got), NP_ERR_ARGUMENT);
+  assert_int_equal(np_checkpoint_locate("/nowhere/at/all", &got), NP_ERR_ARGUMENT);
   assert_int_equal(np_folder_remove(root), NP_OK);
 }
 

@@ -333,6 +333,7 @@ static void round_trip(void **state) {
                                           "checkpoint.keep_every=100",
                                           "checkpoint.fallback=true",
                                           "run.dir=- [a, {b",
+                                          "run.init=null",
                                           "run.resume=must",
                                           "run.patience=7",
                                           "probe.data=~",
