@@ -99,13 +99,13 @@ static void unknown_keys(void **state) {
   bad("sede: 3\n", "r.yaml:1: sede: no such key; did you mean seed?"); /* a swap is one slip */
   bad("\ntrain.steps: 3\n",
       "r.yaml:2: train.steps: no such key; in a file write it under its section, train: {steps: ...}");
-  bad("run: {zzzzzzzz: 3}\n", "r.yaml:1: run.zzzzzzzz: no such key; keys of run: dir, resume, patience");
+  bad("run: {zzzzzzzz: 3}\n", "r.yaml:1: run.zzzzzzzz: no such key; keys of run: dir, init, resume, patience");
   bad("<<: 3\n", "r.yaml:1: <<: no such key; top-level keys: seed, backend, precision, threads, device, attention, "
                  "model, data, optim, train, "
                  "checkpoint, run, probe");
   bad_override("train.stepz=3", "command line: train.stepz: no such key; did you mean train.steps?");
   bad_override("lr=3", "command line: lr: no such key; did you mean optim.lr or probe.lr?");
-  bad_override("run=3", "command line: run: no such key; keys of run: dir, resume, patience");
+  bad_override("run=3", "command line: run: no such key; keys of run: dir, init, resume, patience");
   bad_override("foo", "command line: 'foo': expected key=value, such as train.steps=1000");
   bad_override("=3", "command line: '=3': expected key=value, such as train.steps=1000");
 }
