@@ -229,7 +229,7 @@ def features_distance(ours, theirs):
 
 
 def stage_use(check):
-    """What is done with a trained model, on the GPU: probe, eval, features as the CPU's, complete."""
+    """What is done with a trained model, on the GPU: probe; eval, loss and features as the CPU's; complete."""
     _, why, seconds = train(check, "use", 5 if DRY else 200, f"backend={BACKEND}", "precision=fp32")
     model = os.path.join(check.scratch, "use")
     if why:
@@ -240,7 +240,7 @@ def stage_use(check):
     where, probe = [f"backend={BACKEND}", "precision=fp32"], out("probe.safetensors")
     status, _, said, seconds = check.program("probe", model, f"data={data}", f"out={probe}", "probe.epochs=1", *where)
     check.verdict("probe", status, said, seconds)
-    scores = {}
+    scores, losses = {}, {}
     for backend in dict.fromkeys((BACKEND, "cpu")):
         result = out(f"eval-{backend}.json")
         words = ["eval", probe, f"data={data}", f"json={result}", f"backend={backend}", "precision=fp32"]
@@ -248,9 +248,17 @@ def stage_use(check):
         if check.verdict(f"eval, {backend}", status, said, seconds):
             with open(result, encoding="utf-8") as file:
                 scores[backend] = json.load(file)["top1"]
+        words = ["loss", model, f"data={data}", f"json={result}", f"backend={backend}", "precision=fp32"]
+        status, _, said, seconds = check.program(*words)
+        if check.verdict(f"loss, {backend}", status, said, seconds):
+            with open(result, encoding="utf-8") as file:
+                losses[backend] = json.load(file)["loss"]
         words = ["features", model, os.path.join(data, "val"), f"out={out(backend + '.npy')}", f"backend={backend}"]
         status, _, said, seconds = check.program(*words, "precision=fp32")
         check.verdict(f"features, {backend}", status, said, seconds)
+    if len(losses) == 2:
+        off = abs(losses[BACKEND] / losses["cpu"] - 1)
+        check.row("loss as on the CPU", "passed" if off <= 1e-4 else "failed", f"{off:.3g} of it off", "1e-4")
     if len(scores) == 2:
         off = abs(scores["cpu"] - scores[BACKEND])
         check.row("eval as on the CPU", "passed" if off <= 1 else "failed", f"top-1 {off:.3g} % off", "1 %")

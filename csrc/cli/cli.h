@@ -18,6 +18,7 @@ enum {
 int np_cli_pretrain(int argc, char **argv);
 int np_cli_probe(int argc, char **argv);
 int np_cli_eval(int argc, char **argv);
+int np_cli_loss(int argc, char **argv);
 int np_cli_features(int argc, char **argv);
 int np_cli_complete(int argc, char **argv);
 int np_cli_plan(int argc, char **argv);

@@ -55,14 +55,6 @@ typedef struct evaluation {
   int64_t *per_class; /* [2, classes] */
 } evaluation;
 
-/* The held-out part of a set of two parts, else the set itself; malloc'ed. */
-static char *find_data(const char *data) {
-  char *train = np_dataset_part(data, "train"), *held_out = train ? np_dataset_part(data, "val") : NULL;
-  if (train && !held_out) held_out = np_dataset_part(data, "test");
-  free(train);
-  return held_out ? held_out : np_format("%s", data);
-}
-
 /* The head's classes must be the folder's: by name where the file lists them, else by number. */
 static np_status check_classes(const evaluation *e, const char *folder) {
   np_status st = NP_OK;
@@ -199,7 +191,7 @@ static np_status run(const np_cli_options *options) {
   char *folder = NULL;
   np_launch launch;
   if (!data) return np_error(NP_ERR_ARGUMENT, "eval: needs data=FOLDER, a folder of class folders, or of tars");
-  folder = find_data(data);
+  folder = np_dataset_held_out(data);
   NP_TRY(np_launch_detect(&launch));
   NP_TRY(np_cli_integer(options, "batch", 1, 65536, &batch));
   e.batch = (int)batch;

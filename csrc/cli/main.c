@@ -19,6 +19,7 @@ static const struct command {
     {"pretrain", "pretrain a model on images in folders or tars; goes on where it was stopped", np_cli_pretrain, true},
     {"probe", "train attentive heads on a frozen trunk and score them", np_cli_probe, true},
     {"eval", "score a trained probe on labelled images", np_cli_eval, true},
+    {"loss", "the pixel loss of images a model was not trained on", np_cli_loss, true},
     {"features", "write the features of images as .npy", np_cli_features, false},
     {"complete", "continue an image from its first patches, as a picture", np_cli_complete, false},
     {"plan", "parameters, FLOPs and memory of a recipe, before anything runs", np_cli_plan, false},

@@ -244,6 +244,13 @@ char *np_dataset_part(const char *root, const char *name) {
   return found;
 }
 
+char *np_dataset_held_out(const char *root) {
+  char *train = np_dataset_part(root, "train"), *held_out = train ? np_dataset_part(root, "val") : NULL;
+  if (train && !held_out) held_out = np_dataset_part(root, "test");
+  free(train);
+  return held_out ? held_out : np_format("%s", root);
+}
+
 /* ---- one sample
  * ------------------------------------------------------------------------------------------------------ */
 

@@ -46,6 +46,8 @@ void np_dataset_close(np_dataset *dataset);
 /* Where a part of a set lies, malloc'ed: root/name where that is a folder, root/name.tar where that is a file; NULL
  * where neither is there. */
 char *np_dataset_part(const char *root, const char *name);
+/* The held-out part of a set of two parts (train, and val or test), else the set itself; malloc'ed. */
+char *np_dataset_held_out(const char *root);
 
 /* What a sample is called in messages and lists, malloc'ed: its path, or shard.tar:member. */
 char *np_dataset_name(const np_dataset *dataset, int64_t index);

@@ -50,15 +50,6 @@ static void count_hits(const float *logits, const np_batch *batch, int classes, 
   }
 }
 
-/* This rank's part of the images. */
-static np_dataset part_of(const np_dataset *set, const np_comm *comm) {
-  const int64_t rank = np_comm_rank(comm), world = np_comm_world(comm), begin = set->count * rank / world;
-  np_dataset part = *set;
-  part.samples += begin;
-  part.count = set->count * (rank + 1) / world - begin;
-  return part;
-}
-
 static np_status score_part(np_features *features, np_heads *heads, int grid, int classes, const np_dataset *part,
                             int batch, np_score *scores, int64_t *per_class) {
   np_status st = NP_OK;
@@ -121,7 +112,8 @@ np_status np_evaluate(np_features *features, np_heads *heads, int grid, int clas
                       np_score *scores, int64_t *per_class) {
   np_status st = NP_OK;
   np_comm *comm = features->opened->comm;
-  const np_dataset part = part_of(set, comm);
+  int64_t begin;
+  const np_dataset part = np_open_part(features->opened, set, &begin);
   memset(scores, 0, (size_t)grid * sizeof *scores);
   if (per_class) memset(per_class, 0, 2 * (size_t)classes * sizeof *per_class);
   NP_TRY(np_comm_settle(comm, score_part(features, heads, grid, classes, &part, batch, scores, per_class)));

@@ -158,6 +158,15 @@ void np_open_close(np_opened *opened) {
   *opened = (np_opened){0};
 }
 
+np_dataset np_open_part(const np_opened *opened, const np_dataset *set, int64_t *begin) {
+  const int64_t rank = np_comm_rank(opened->comm), world = np_comm_world(opened->comm);
+  np_dataset part = *set;
+  *begin = set->count * rank / world;
+  part.samples += *begin;
+  part.count = set->count * (rank + 1) / world - *begin;
+  return part;
+}
+
 np_status np_open_float_ops(np_opened *opened, np_ops **out, bool *owned) {
   *owned = opened->ops->act != NP_F32;
   *out = opened->ops;

@@ -3,6 +3,7 @@
 #ifndef NP_PROBE_OPEN_H
 #define NP_PROBE_OPEN_H
 
+#include "data/dataset.h"
 #include "dist/comm.h"
 #include "model/model.h"
 #include "recipe/recipe.h"
@@ -39,6 +40,9 @@ typedef struct np_opened {
  * published models have) and LayerNorm eps 1e-6 (as the published code has); overrides win over all of that. */
 np_status np_open_model(const char *model, const np_open_options *options, np_opened *out);
 void np_open_close(np_opened *opened); /* a zeroed struct is fine */
+
+/* This rank's part of the images, which are those from `begin` on. Borrows from `set`. */
+np_dataset np_open_part(const np_opened *opened, const np_dataset *set, int64_t *begin);
 
 /* A float32 operator table beside the trunk's (the same one when that is float32; then *owned is false). */
 np_status np_open_float_ops(np_opened *opened, np_ops **out, bool *owned);

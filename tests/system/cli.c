@@ -12,8 +12,8 @@ static np_run_result result;
 
 #define RUN(...) np_run((const char *const[]){NP_PROGRAM, __VA_ARGS__, NULL}, &result)
 
-static const char *const commands[] = {"pretrain", "probe",  "eval",  "features", "complete", "plan",
-                                       "inspect",  "report", "synth", "bench",    "doctor"};
+static const char *const commands[] = {"pretrain", "probe",   "eval",   "loss",  "features", "complete",
+                                       "plan",     "inspect", "report", "synth", "bench",    "doctor"};
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 /* Exit status 2, nothing on standard output, one line on standard error that begins with "error: " and names `what`. */
