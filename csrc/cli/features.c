@@ -21,9 +21,11 @@ static const np_cli_usage usage = {
             "Images are cropped as in evaluation and seen bidirectionally; damaged ones are skipped and named.\n"
             "MODEL is a run folder (its newest checkpoint), a checkpoint folder or a .safetensors file, published ones "
             "too.\n",
-    .examples = "  nextpatch features runs/600m images/ out=features.npy\n"
-                "  nextpatch features runs/600m shards/val-000.tar\n"
-                "  nextpatch features aim_600m.safetensors images/ layers=14-19 pool=none out=tokens.npy\n",
+    .examples =
+        "  nextpatch features runs/600m images/ out=features.npy\n"
+        "  nextpatch features runs/600m shards/val-000.tar\n"
+        "  torchrun --no-python --nproc-per-node 8 nextpatch features runs/600m /data/imagenet/train out=train.npy\n"
+        "  nextpatch features aim_600m.safetensors images/ layers=14-19 pool=none out=tokens.npy\n",
     .least = 2,
     .most = 2,
     .keys = keys,
@@ -36,17 +38,24 @@ static np_status run(const np_cli_options *options) {
   np_features features = {0};
   int layers[NP_MAX_LAYERS], count;
   int64_t batch = 32, rows = 0, bad = 0;
+  np_launch launch;
   const char *pool = np_cli_value(options, "pool", "mean"), *out = np_cli_value(options, "out", "features.npy");
   const bool mean = !strcmp(pool, "mean");
   if (!mean && strcmp(pool, "none")) return np_error(NP_ERR_ARGUMENT, "features: pool=%s: expected mean or none", pool);
+  NP_TRY(np_launch_detect(&launch));
   NP_TRY(np_cli_integer(options, "batch", 1, 65536, &batch));
-  NP_TRY(np_cli_check_output("out", out));
-  const np_open_options how = {
-      .overrides = options->overrides, .override_count = options->override_count, .batch = (int)batch};
+  const np_open_options how = {.overrides = options->overrides,
+                               .override_count = options->override_count,
+                               .batch = (int)batch,
+                               .launch = &launch};
   NP_TRY(np_open_model(options->positional[0], &how, &opened));
-  NP_TRY(np_open_layers(opened.recipe, np_cli_value(options, "layers", NULL), NULL, layers, &count));
-  NP_TRY(np_features_open(&opened, layers, count, (int)batch, &features));
+  st = launch.rank == 0 ? np_cli_check_output("out", out) : NP_OK;
+  if (st == NP_OK) st = np_open_layers(opened.recipe, np_cli_value(options, "layers", NULL), NULL, layers, &count);
+  if (st == NP_OK) st = np_features_open(&opened, layers, count, (int)batch, &features);
+  NP_TRY(np_comm_settle(opened.comm, st));
   NP_TRY(np_features_write(&features, options->positional[1], (int)batch, mean, out, &rows, &bad));
+  NP_TRY(np_comm_part(opened.comm, NP_OK));
+  if (launch.rank > 0) goto out;
   printf("%s: %lld images × ", out, (long long)rows);
   if (!mean) printf("%d patches × ", np_recipe_tokens(&opened.recipe->model));
   printf("%d", opened.recipe->model.width);

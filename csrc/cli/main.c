@@ -20,7 +20,7 @@ static const struct command {
     {"probe", "train attentive heads on a frozen trunk and score them", np_cli_probe, true},
     {"eval", "score a trained probe on labelled images", np_cli_eval, true},
     {"loss", "the pixel loss of images a model was not trained on", np_cli_loss, true},
-    {"features", "write the features of images as .npy", np_cli_features, false},
+    {"features", "write the features of images as .npy", np_cli_features, true},
     {"complete", "continue an image from its first patches, as a picture", np_cli_complete, false},
     {"plan", "parameters, FLOPs and memory of a recipe, before anything runs", np_cli_plan, false},
     {"inspect", "what a checkpoint or a weight file holds", np_cli_inspect, false},

@@ -26,7 +26,7 @@ np_loader_options np_features_loader(const np_recipe *recipe, int batch);
 
 /* Write the features of every good image under `root` as .npy: float32 [n, D] (mean over the tokens) or [n, N, D], and
  * beside `path`, its .npy replaced by .txt, the images' names in row order. Damaged images are skipped and logged. All
- * or nothing, `path` last. */
+ * or nothing, `path` last. Several ranks take a part of the images each; the first writes what all have. */
 np_status np_features_write(np_features *features, const char *root, int batch, bool mean, const char *path,
                             int64_t *rows, int64_t *bad);
 

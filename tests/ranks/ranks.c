@@ -2,37 +2,21 @@
  * of them fails. The same source three times: CPU ranks that mpirun starts (NP_RANKS_MPI), and GPU ranks that are
  * started as torchrun does, on the emulated GPU and an emulated NCCL, and on GPUs (NP_RANKS_GPU), which they share
  * where there are few. */
-#include "ranks/start.h"
-#include "system/run.h"
-#include "unit/temp.h"
+#include "ranks/bed.h"
 
 #include "checkpoint/checkpoint.h"
 #include "ops/ops.h"
 #include "train/metrics.h"
-#include "util/safetensors.h"
 
-#include <math.h>
 #include <signal.h>
 #include <sys/resource.h>
-#include <time.h>
 
-#ifdef NP_RANKS_MPI
-#define BACKEND "backend=cpu"
-#else
-#define BACKEND "backend=cuda"
+#ifdef NP_RANKS_GPU
+char np_ranks_program[4096];
+int np_ranks_gpus;
 #endif
-#if defined(NP_RANKS_MPI) || defined(NP_RANKS_GPU)
-#define STEPS 300
-#define LONG  "probe.epochs=200"
-#else
-#define STEPS 12 /* they are slow */
-#define LONG  "probe.epochs=20"
-#endif
-#define PATIENCE "12" /* seconds: more than one process is late behind another on a busy machine */
-#define TEXT_(x) #x
-#define TEXT(x)  TEXT_(x)
 
-static char *work; /* a folder with recipe.yaml, images/train and the run of one process, `whole` */
+static char *work;
 
 static const char recipe[] =
     "threads: 1\n"
@@ -47,16 +31,6 @@ static const char recipe[] =
   (const char *const[]) {                                                                                              \
     "pretrain", "recipe.yaml", "data.train=images/train", "data.workers=1", BACKEND, "run.dir=" dir, __VA_ARGS__, NULL \
   }
-
-/* Start, wait, and expect this exit status of every rank (of mpirun, which has that of the first to fail). */
-static void expect(int world, const char *const *words, int exit_code, const char *what) {
-  np_ranks r;
-  np_ranks_start(&r, world, words);
-  np_ranks_wait(&r);
-  for (int i = 0; i < r.count; i++)
-    if (r.exit_code[i] != exit_code) fail_msg("exit status %d, wanted %d: %s", r.exit_code[i], exit_code, r.err);
-  if (what && !strstr(r.err, what)) fail_msg("'%s' is not in: %s", what, r.err);
-}
 
 static int make_work(void **state) {
   np_run_result result;
@@ -76,24 +50,6 @@ static int remove_work(void **state) {
 }
 
 /* ---- results ----------------------------------------------------------------------------------------------------- */
-
-/* The largest difference between the weights of two files. */
-static double difference_of(const char *path, const char *other) {
-  np_safetensors *a, *b;
-  double most = 0;
-  assert_ok(np_safetensors_open(path, &a));
-  assert_ok(np_safetensors_open(other, &b));
-  assert_int_equal(np_safetensors_count(a), np_safetensors_count(b));
-  for (int i = 0; i < np_safetensors_count(a); i++) {
-    const np_tensor *x = np_safetensors_at(a, i), *y = np_safetensors_find(b, x->name);
-    assert_true(y && x->bytes == y->bytes);
-    const float *p = x->data, *q = y->data;
-    for (size_t j = 0; j < x->bytes / sizeof *p; j++) most = fmax(most, fabs((double)p[j] - (double)q[j]));
-  }
-  np_safetensors_close(a);
-  np_safetensors_close(b);
-  return most;
-}
 
 /* The same of the last weights of two runs. */
 static double difference(const char *run, const char *other) {
@@ -124,10 +80,6 @@ static void assert_like_whole(const char *run) {
   free(many);
   double most = difference("whole", run);
   if (most > 2e-3) fail_msg("weights differ by %g", most);
-}
-
-static void nap(int milliseconds) {
-  nanosleep(&(struct timespec){.tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000}, NULL);
 }
 
 static int line_count(const char *run) {
@@ -274,102 +226,6 @@ static void stopped_and_gone_on(void **state) {
   assert_like_whole("stopped");
 }
 
-/* ---- the probe --------------------------------------------------------------------------------------------------- */
-
-#define PROBE(...)                                                                                                     \
-  (const char *const[]) {                                                                                              \
-    "probe", "whole", "data=images", BACKEND, "precision=fp32", "threads=1", "data.workers=1", "probe.batch=8",        \
-        "probe.epochs=2", "probe.lr=[0.003]", "probe.weight_decay=[0.1]", "probe.warmup=0.1", __VA_ARGS__, NULL        \
-  }
-
-static double number_of(const char *path, const char *key) {
-  char text[4096] = "", *at;
-  FILE *file = fopen(path, "r");
-  assert_non_null(file);
-  text[fread(text, 1, sizeof text - 1, file)] = 0;
-  fclose(file);
-  if (!(at = strstr(text, key))) fail_msg("%s has no %s: %s", path, key, text);
-  return strtod(at + strlen(key), NULL);
-}
-
-/* What the first rank alone would write to is a folder: the other hears of it. */
-static void refused_by_first(const char *const *words) {
-  np_ranks r;
-  np_ranks_start(&r, 2, words);
-  np_ranks_wait(&r);
-  for (int i = 0; i < r.count; i++) assert_int_not_equal(r.exit_code[i], 0);
-  if (!strstr(r.err, "error: rank 0: ") || !strstr(r.err, "error: rank 1: rank 0 failed: its own line says why"))
-    fail_msg("%s", r.err);
-}
-
-/* Heads are those of one process, but for rounding, and the same bits again; so are the scores, of however many ranks:
- * three of them share four images. */
-static void probed(void **state) {
-  (void)state;
-  expect(1, PROBE("out=head1.safetensors"), 0, NULL);
-  expect(2, PROBE("out=head2.safetensors"), 0, NULL);
-  expect(4, PROBE("out=head4.safetensors"), 0, NULL);
-  expect(2, PROBE("out=again.safetensors"), 0, NULL);
-  for (int n = 2; n <= 4; n += 2) {
-    char *path = np_format("head%d.safetensors", n);
-    const double most = difference_of("head1.safetensors", path);
-    if (most > 2e-4) fail_msg("heads of %d ranks differ by %g", n, most);
-    free(path);
-  }
-  assert_true(difference_of("head2.safetensors", "again.safetensors") == 0);
-#define EVAL "eval", "head1.safetensors", "data=images", BACKEND, "precision=fp32", "threads=1"
-  expect(1, (const char *const[]){EVAL, "json=score1.json", NULL}, 0, NULL);
-  expect(3, (const char *const[]){EVAL, "json=score3.json", NULL}, 0, NULL);
-  assert_true(number_of("score3.json", "\"images\":") == 4);
-  assert_true(number_of("score1.json", "\"top1\":") == number_of("score3.json", "\"top1\":"));
-  assert_true(fabs(number_of("score1.json", "\"loss\":") / number_of("score3.json", "\"loss\":") - 1) < 1e-5);
-#define HELD_OUT "loss", "whole", "data=images", BACKEND, "precision=fp32", "threads=1"
-  expect(1, (const char *const[]){HELD_OUT, "json=held1.json", NULL}, 0, NULL);
-  expect(3, (const char *const[]){HELD_OUT, "json=held3.json", NULL}, 0, NULL);
-  assert_true(number_of("held3.json", "\"images\":") == 4);
-  assert_true(number_of("held1.json", "\"targets\":") == number_of("held3.json", "\"targets\":"));
-  assert_true(fabs(number_of("held1.json", "\"loss\":") / number_of("held3.json", "\"loss\":") - 1) < 1e-5);
-  /* Damaged images of one rank's part are some among those of all: 12 of 40 in the first half. */
-  assert_int_equal(
-      system("cp -r images/train half && for f in $(find half -name '*.png' | sort | head -n 12); do : >$f; "
-             "done"),
-      0);
-  expect(2,
-         (const char *const[]){"eval", "head1.safetensors", "data=half", BACKEND, "precision=fp32", "threads=1",
-                               "data.max_bad_share=0.5", "json=half.json", NULL},
-         0, NULL);
-  assert_true(number_of("half.json", "\"images\":") == 28 && number_of("half.json", "\"damaged\":") == 12);
-  expect(2,
-         (const char *const[]){"eval", "head1.safetensors", "data=half", BACKEND, "precision=fp32", "threads=1", NULL},
-         1, "12 of 40 images are damaged: more than the allowed share of 0.01");
-  expect(3, PROBE("out=no.safetensors"), 2, "probe.batch: 8 among 3 ranks; expected a multiple of 3");
-  refused_by_first(PROBE("out=images"));
-  refused_by_first((const char *const[]){EVAL, "json=images", NULL});
-}
-
-/* Asked to stop through one rank alone, a probe stops behind the same step on all, and goes on in other numbers. */
-static void probe_stopped_and_gone_on(void **state) {
-  np_ranks r;
-  (void)state;
-  expect(1, PROBE("out=long1.safetensors", LONG), 0, NULL);
-  np_ranks_start(&r, 2, PROBE("out=long2.safetensors", LONG, "probe.save_every=2"));
-  for (int i = 0; access("long2.progress", F_OK) != 0; i++) {
-    if (i == 6000 || np_ranks_ended(&r)) {
-      np_run_slurp(r.file, r.err, sizeof r.err);
-      fail_msg("no progress in %d seconds: %s", i / 100, r.err);
-    }
-    nap(10);
-  }
-  kill(np_ranks_pid(&r, 1), SIGUSR1);
-  np_ranks_wait(&r);
-  for (int i = 0; i < r.count; i++)
-    if (r.exit_code[i] != 75) fail_msg("exit status %d: %s", r.exit_code[i], r.err);
-  assert_non_null(strstr(r.err, "stopped: rank 0: a signal to another rank after step"));
-  expect(4, PROBE("out=long2.safetensors", LONG), 0, "going on from 'long2.progress'");
-  const double most = difference_of("long1.safetensors", "long2.safetensors");
-  if (most > 1e-3) fail_msg("heads differ by %g", most);
-}
-
 /* ---- failures ---------------------------------------------------------------------------------------------------- */
 
 /* A rank is killed: the others leave, and what they had is there. */
@@ -451,7 +307,7 @@ static void not_finite(void **state) {
 static void refused(void **state) {
   (void)state;
   expect(3, TRAIN("no", "seed=0"), 2, "train.batch: 8 among 3 ranks; expected a multiple of 3");
-  expect(2, (const char *const[]){"features", "whole", NULL}, 2, "'features' runs in one: start it once");
+  expect(2, (const char *const[]){"complete", "whole", "images", NULL}, 2, "'complete' runs in one: start it once");
   expect(2, TRAIN("no", "data.train=nowhere"), 1, "error: rank 0: cannot read the folder");
   expect(2, TRAIN("whole", "optim.lr=1"), 2, "the recipe differs");
 }
@@ -467,14 +323,22 @@ int main(int argc, char **argv) {
 #endif
   const struct CMUnitTest tests[] = {
 #ifdef NP_RANKS_MPI
-      cmocka_unit_test(several_slices), cmocka_unit_test(differing),
+      cmocka_unit_test(several_slices),
+      cmocka_unit_test(differing),
 #endif
-      cmocka_unit_test(bench),          cmocka_unit_test(as_one),
-      cmocka_unit_test(sharded),        cmocka_unit_test(stopped_and_gone_on),
-      cmocka_unit_test(killed),         cmocka_unit_test(stuck),
-      cmocka_unit_test(damaged),        cmocka_unit_test(first_fails),
-      cmocka_unit_test(not_finite),     cmocka_unit_test(refused),
-      cmocka_unit_test(probed),         cmocka_unit_test(probe_stopped_and_gone_on),
+      cmocka_unit_test(bench),
+      cmocka_unit_test(as_one),
+      cmocka_unit_test(sharded),
+      cmocka_unit_test(stopped_and_gone_on),
+      cmocka_unit_test(killed),
+      cmocka_unit_test(stuck),
+      cmocka_unit_test(damaged),
+      cmocka_unit_test(first_fails),
+      cmocka_unit_test(not_finite),
+      cmocka_unit_test(refused),
+      cmocka_unit_test(probed),
+      cmocka_unit_test(features),
+      cmocka_unit_test(probe_stopped_and_gone_on),
   };
   if (argc > 1) cmocka_set_test_filter(argv[1]);
   return cmocka_run_group_tests(tests, make_work, remove_work);

@@ -42,9 +42,9 @@ static inline void np_ranks_set(const char *name, int value) {
 
 #ifdef NP_RANKS_GPU
 /* The program beside this one, in a pack, or two folders further up, in a build. */
-static char np_ranks_program[4096];
+extern char np_ranks_program[4096]; /* np_ranks_lack finds it */
 #define NP_PROGRAM np_ranks_program
-static int np_ranks_gpus;
+extern int np_ranks_gpus;
 
 /* Why this machine cannot run `most` ranks: GPUs are too few, and NCCL does not let them be shared; or NULL. */
 static inline const char *np_ranks_lack(int most) {
