@@ -17,7 +17,7 @@
  *      low     ±            lllllllllll-                          but for 2^-23 each
  *
  * A product is off by 2^-21 at most, and mostly by less than 2^-23. In a chain of FMAs each term costs a rounding of
- * the sum, 2^-24 of it, so that only the shortest chains are more exact. But a tensor core does not round its own sums,
+ * the sum, 2^-24 of it, so that only short chains are more exact. But a tensor core does not round its own sums,
  * it cuts them, and what is cut leans to zero. So none of them runs on: each eight k's start from zero, the small
  * products first, and an ordinary addition takes them to the sum.
  *

@@ -87,13 +87,14 @@ NP_DEVICE void np_pool_weigh(float (&sum)[2][tiles][4], const np_vec<float, 4> &
 
 /* ---- kernel and launcher ---- */
 
-/* The grid: `strips` of 256 columns of each image. */
+/* The grid: `strips` of 256 columns of each image, the last image first: what of x the scores have read last may still
+ * lie in the second cache. */
 template <int tiles>
 NP_KERNEL_BLOCKS(NP_POOL_THREADS, NP_POOL_BLOCKS)
 np_pool_gather_kernel(const np_pool_call call, int strips) {
   const np_shared<float> squares = np_shared_at<float>(0) + np_warp() * 2 * NP_POOL_SQUARE;
   const np_shared<np_split<2>> room = np_shared_at<np_split<2>>(2 * NP_POOL_WARPS * NP_POOL_SQUARE * sizeof(float));
-  const int64_t image = blockIdx.x / static_cast<unsigned>(strips);
+  const int64_t image = call.batch - 1 - static_cast<int64_t>(blockIdx.x / static_cast<unsigned>(strips));
   const int first = static_cast<int>(blockIdx.x % static_cast<unsigned>(strips)) * NP_POOL_COLUMNS + np_warp() * 32;
   const int lane = np_lane(), g = lane / 4, t = lane % 4, line = lane / 8, chunk = lane % 8 * 4;
 
