@@ -99,16 +99,6 @@ NP_DEVICE bool np_att_whole(const np_attention_map &map, int t, int u) {
 
 /* ---- tiles in shared memory ---- */
 
-/* The same number, of which the compiler does not know that it is. What is worked out from it is worked out anew each
- * time around a loop, at an instruction or two, where it would be held in registers all the way through, and others
- * spilled. */
-NP_DEVICE int np_att_fresh(int value) {
-#if !defined(NP_SIMT)
-  asm volatile("" : "+r"(value));
-#endif
-  return value;
-}
-
 /* The element where `chunk` (8 columns) of a row lies in a tile. */
 template <int wide> NP_DEVICE int np_att_at(int row, int chunk) {
   return row * wide + ((chunk ^ (wide % 64 == 0 ? row & 7 : (row >> 1) & 3)) << 3);
@@ -126,7 +116,7 @@ template <int wide> NP_DEVICE int np_att_mine(int stride) {
 template <int wide>
 NP_DEVICE void np_att_load(np_shared<np_bf16> tile, const np_bf16 *mine, int stride, int rows, int width) {
   constexpr int chunks = wide / 8, at_once = NP_ATT_THREADS / chunks; /* rows that the threads take at once */
-  const int thread = np_att_fresh(static_cast<int>(threadIdx.x)), row = thread / chunks, chunk = thread % chunks;
+  const int thread = np_fresh(static_cast<int>(threadIdx.x)), row = thread / chunks, chunk = thread % chunks;
   NP_UNROLL
   for (int i = 0; i < NP_ATT_TILE; i += at_once, mine += at_once * stride) { /* one address at a time: registers */
     if (NP_ATT_THREADS % chunks != 0 && (row == at_once || i + row >= NP_ATT_TILE))
@@ -206,7 +196,7 @@ template <int blocks> NP_DEVICE void np_att_clear(float (&sum)[blocks][4]) {
 /* score [16, 8·blocks] = (the warp's 16 rows of left) · (right's first 8·blocks rows)ᵀ. */
 template <int wide, int blocks>
 NP_DEVICE void np_att_scores(float (&score)[blocks][4], np_shared<const np_bf16> left, np_shared<const np_bf16> right) {
-  const int columns = np_att_fresh(np_att_columns<wide>()), lines = np_att_fresh(np_att_lines<wide>());
+  const int columns = np_fresh(np_att_columns<wide>()), lines = np_fresh(np_att_lines<wide>());
   np_att_clear(score);
   NP_UNROLL_TWO
   for (int k = 0; k < wide / 16; k++) {
@@ -220,7 +210,7 @@ NP_DEVICE void np_att_scores(float (&score)[blocks][4], np_shared<const np_bf16>
  * where the left operand of columns 16j … 16j + 15 wants them: narrowed, they need not move. */
 template <int wide>
 NP_DEVICE void np_att_weigh(float (&sum)[wide / 8][4], const float (&weight)[8][4], np_shared<const np_bf16> tile) {
-  const int place = np_att_fresh(np_att_columns<wide>());
+  const int place = np_fresh(np_att_columns<wide>());
   NP_UNROLL
   for (int j = 0; j < 4; j++) {
     const float(&low)[4] = weight[2 * j], (&high)[4] = weight[2 * j + 1];

@@ -104,7 +104,7 @@ NP_DEVICE void weigh_keys(float (&score)[8][4], np_shared<const float2> rows, fl
 
 /* Pairs hidden by the mask get p = 0: rows are keys. key, query: the first of their tiles. */
 NP_DEVICE void hide_keys(float (&p)[8][4], const np_attention_map &map, int key, int query) {
-  const int thread = np_att_fresh(static_cast<int>(threadIdx.x)), column = thread % 4 * 2;
+  const int thread = np_fresh(static_cast<int>(threadIdx.x)), column = thread % 4 * 2;
   key += thread / NP_WARP * 16 + thread % NP_WARP / 4;
   const int low = np_attention_first_query(&map, key) - query, high = np_attention_first_query(&map, key + 8) - query;
   NP_UNROLL
@@ -130,7 +130,7 @@ NP_DEVICE place place_of(const np_att_call &call, int block) {
 }
 /* The same when all is summed: worked out again, for in between registers are scarce. */
 NP_DEVICE place place_again(const np_att_call &call) {
-  return place_of(call, np_att_fresh(static_cast<int>(blockIdx.x)));
+  return place_of(call, np_fresh(static_cast<int>(blockIdx.x)));
 }
 
 /* dk and dv of key tile u. */
@@ -220,7 +220,7 @@ NP_DEVICE void weigh_queries(float (&score)[8][4], float low_lse, float high_lse
 
 /* The same, rows are queries; and keys that do not exist. */
 NP_DEVICE void hide_queries(float (&p)[8][4], const np_attention_map &map, int query, int key) {
-  const int thread = np_att_fresh(static_cast<int>(threadIdx.x)), column = thread % 4 * 2;
+  const int thread = np_fresh(static_cast<int>(threadIdx.x)), column = thread % 4 * 2;
   query += thread / NP_WARP * 16 + thread % NP_WARP / 4;
   const int low = np_attention_limit(&map, query) - key, high = np_attention_limit(&map, query + 8) - key;
   NP_UNROLL

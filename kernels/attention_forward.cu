@@ -41,7 +41,7 @@ template <int wide> struct forward_state {
 
 /* Pairs hidden by the mask, and keys that do not exist, get -inf. query, key: the first of their tiles. */
 NP_DEVICE void hide(float (&score)[8][4], const np_attention_map &map, int query, int key) {
-  const int thread = np_att_fresh(static_cast<int>(threadIdx.x)), column = thread % 4 * 2;
+  const int thread = np_fresh(static_cast<int>(threadIdx.x)), column = thread % 4 * 2;
   query += thread / NP_WARP * 16 + thread % NP_WARP / 4;
   const int low = np_attention_limit(&map, query) - key, high = np_attention_limit(&map, query + 8) - key;
   NP_UNROLL
@@ -147,7 +147,7 @@ attention_forward(const np_att_call call) {
     if (more) np_att_load<wide>(ring + (3 * slot - keys - values), k, stride, np_att_rows(call, u + 1), call.width);
     np_copy_commit();
     np_att_clear(score);
-    const int lines = np_att_fresh(np_att_lines<wide>());
+    const int lines = np_fresh(np_att_lines<wide>());
     NP_UNROLL
     for (int i = 0; i < wide / 16; i++) np_att_across<wide>(score, q[i], ring + keys, lines, i);
     if (u >= whole) hide(score, map, first, u * NP_ATT_TILE);
@@ -163,7 +163,7 @@ attention_forward(const np_att_call call) {
   }
   /* Where the last values' keys lay is free: all warps are past them. Where results go is worked out again, not kept.
    */
-  finish<wide>(call, state, ring + values, place_of(call, np_att_fresh(static_cast<int>(blockIdx.x))));
+  finish<wide>(call, state, ring + values, place_of(call, np_fresh(static_cast<int>(blockIdx.x))));
 }
 
 /* ---- launchers ---- */

@@ -101,6 +101,13 @@ NP_DEVICE uint32_t np_dot4(uint32_t a, uint32_t b, uint32_t sum) { return __dp4a
 NP_DEVICE uint32_t np_warp_count(uint32_t value) { return __reduce_add_sync(0xffffffffu, value); }
 NP_DEVICE int np_ones(uint32_t value) { return __popc(value); }
 
+/* The same number, of which the compiler does not know that it is. What is worked out from it is worked out anew, at an
+ * instruction or two, where it would be held in registers all the way through a loop, and others spilled. */
+NP_DEVICE int np_fresh(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 /* ---- tensor cores (sm_80) ---- */
 /* d [16, 8] += a [16, 16] · b [16, 8], bf16 in, float32 sums: PTX mma.sync.aligned.m16n8k16.row.col. With g = lane / 4 and
  * t = lane % 4 a lane holds, two columns (rows of b) to a register, the lower index in the lower half:
@@ -110,6 +117,20 @@ NP_DEVICE void np_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+/* The nearest number of 10 bits behind the point, as tf32 has; half way: the larger. (cvt.rna.tf32.f32 looks for NaN besides, at
+ * twice the price.) A NaN may become a zero, and what rounds to 2^128 becomes infinite: value - np_tf32(value) is then NaN or
+ * infinite, too. */
+NP_DEVICE float np_tf32(float value) { return __uint_as_float((__float_as_uint(value) + 0x1000u) & 0xffffe000u); }
+/* d [16, 8] += a [16, 8] · b [8, 8] in tf32, float32 sums: PTX mma.sync.aligned.m16n8k8.row.col. Of a's and b's values the low
+ * 13 bits are not read. A lane holds
+ *   a: a0 (g, t), a1 (g+8, t), a2 (g, t+4), a3 (g+8, t+4);  b: b0 (t, g), b1 (t+4, g);  d: as np_mma_bf16's.
+ * Products are exact. Their sum with d is not rounded but cut, as with all tensor cores: a long sum made in d leans to zero. */
+NP_DEVICE void np_mma_tf32(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
+        "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
 }
 /* Four 8×8 matrices of bf16 from shared memory: lane i gives the address of row i % 8 of matrix i / 8 (16 bytes, aligned);
  * register m of lane i receives elements 2(i%4), 2(i%4)+1 of row i/4 of matrix m. `turned`: of the transposed matrix. */

@@ -6,6 +6,8 @@ extern "C" {
 }
 #include "shared.h"
 
+#include <algorithm>
+#include <cmath>
 #include <deque>
 
 namespace simt {
@@ -32,6 +34,56 @@ void mma_bf16(float *const *d, const uint32_t *const *a, const uint32_t *const *
   for (int i = 0; i < 16; i++)
     for (int k = 0; k < 16; k++)
       for (int j = 0; j < 8; j++) sum[i][j] += left[i][k] * right[k][j];
+  for (int lane = 0; lane < LANES; lane++)
+    for (int r = 0; r < 4; r++) d[lane][r] = sum[lane / 4 + r / 2 * 8][2 * (lane % 4) + r % 2];
+}
+
+/* ---- mma.m16n8k8 of tf32 ---- */
+
+/* What the tensor core reads of a float32. */
+static double cut(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  bits &= 0xffffe000u;
+  memcpy(&value, &bits, sizeof value);
+  return static_cast<double>(value);
+}
+
+/* The sum of n terms as the least exact tensor core known makes it (of a V100; later ones keep a bit or two more): all
+ * are shifted to the largest one's exponent, and what then lies below 24 bits is cut off, of the sum, too. */
+static float cut_sum(const double *term, int n) {
+  double largest = 0.0, sum = 0.0;
+  for (int i = 0; i < n; i++) {
+    if (!std::isfinite(term[i])) largest = INFINITY;
+    largest = std::max(largest, std::fabs(term[i]));
+    sum += term[i];
+  }
+  if (largest == 0.0 || !std::isfinite(largest)) return static_cast<float>(sum);
+  const double unit = std::ldexp(1.0, std::max(std::ilogb(largest) - 23, -149));
+  sum = 0.0;
+  for (int i = 0; i < n; i++) sum += std::trunc(term[i] / unit);
+  sum *= unit;
+  const float nearest = static_cast<float>(sum);
+  return std::fabs(static_cast<double>(nearest)) > std::fabs(sum) ? std::nextafterf(nearest, 0.0f) : nearest;
+}
+
+void mma_tf32(float *const *d, const float *const *a, const float *const *b) {
+  double left[16][8], right[8][8];
+  float sum[16][8];
+  for (int lane = 0; lane < LANES; lane++) {
+    int g = lane / 4, t = lane % 4;
+    for (int r = 0; r < 4; r++) {
+      left[g + r % 2 * 8][t + r / 2 * 4] = cut(a[lane][r]);
+      sum[g + r / 2 * 8][2 * t + r % 2] = d[lane][r];
+    }
+    for (int r = 0; r < 2; r++) right[t + r * 4][g] = cut(b[lane][r]);
+  }
+  for (int i = 0; i < 16; i++)
+    for (int j = 0; j < 8; j++) {
+      double term[9] = {static_cast<double>(sum[i][j])};
+      for (int k = 0; k < 8; k++) term[k + 1] = left[i][k] * right[k][j];
+      sum[i][j] = cut_sum(term, 9);
+    }
   for (int lane = 0; lane < LANES; lane++)
     for (int r = 0; r < 4; r++) d[lane][r] = sum[lane / 4 + r / 2 * 8][2 * (lane % 4) + r % 2];
 }

@@ -18,8 +18,9 @@
  * np_warp_sync. Global memory is host memory, watched by nobody here (a build with the address sanitizer sees its
  * bounds; its alignment is always checked, by the compiler).
  *
- * Not as on a GPU: no speed, arithmetic in the host's order (an mma adds its 16 products one by one in float32), and a
- * kernel must not hold objects with destructors across a barrier: fibers of a failed launch are dropped. */
+ * Not as on a GPU: no speed, arithmetic in the host's order (an mma of bf16 adds its 16 products one by one in float32,
+ * one of tf32 cuts its sums as the least exact tensor core known), and a kernel must not hold objects with destructors
+ * across a barrier: fibers of a failed launch are dropped. */
 #ifndef NP_SIMT_H
 #define NP_SIMT_H
 
@@ -91,6 +92,7 @@ template <class T> inline T exchange(const char *what, T value, int from) {
   return mine.got;
 }
 void mma_bf16(float *const *d, const uint32_t *const *a, const uint32_t *const *b);
+void mma_tf32(float *const *d, const float *const *a, const float *const *b);
 void ldmatrix4(uint32_t (&r)[4], const unsigned char *row, bool turned);
 void copy_async(unsigned char *to, const void *from, size_t bytes, bool valid);
 void copy_commit();
@@ -131,24 +133,43 @@ NP_DEVICE uint32_t np_warp_count(uint32_t value) {
   for (int mask = simt::LANES / 2; mask > 0; mask /= 2) value += np_shuffle_xor(value, mask);
   return value;
 }
+NP_DEVICE int np_fresh(int value) { return value; }
 NP_DEVICE int np_ones(uint32_t value) { return __builtin_popcount(value); }
 
 /* ---- tensor cores ---- */
-NP_DEVICE void np_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+namespace simt {
+/* A lane's operands of a product and, of all lanes, `product` of them. */
+template <class T> inline void multiply(const char *what, float *d, const T *a, const T *b,
+                                        void (*product)(float *const *, const T *const *, const T *const *)) {
   struct fragments {
     float *d;
-    const uint32_t *a, *b;
+    const T *a, *b;
   } mine = {d, a, b};
-  simt::together("np_mma_bf16", 0, mine, [](fragments *const *lanes) {
-    float *all_d[simt::LANES];
-    const uint32_t *all_a[simt::LANES], *all_b[simt::LANES];
-    for (int i = 0; i < simt::LANES; i++) {
+  together(what, 0, mine, [product](fragments *const *lanes) {
+    float *all_d[LANES];
+    const T *all_a[LANES], *all_b[LANES];
+    for (int i = 0; i < LANES; i++) {
       all_d[i] = lanes[i]->d;
       all_a[i] = lanes[i]->a;
       all_b[i] = lanes[i]->b;
     }
-    simt::mma_bf16(all_d, all_a, all_b);
+    product(all_d, all_a, all_b);
   });
+}
+} // namespace simt
+
+NP_DEVICE void np_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  simt::multiply<uint32_t>("np_mma_bf16", d, a, b, simt::mma_bf16);
+}
+NP_DEVICE float np_tf32(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  bits = (bits + 0x1000u) & 0xffffe000u;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+NP_DEVICE void np_mma_tf32(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
+  simt::multiply<float>("np_mma_tf32", d, a, b, simt::mma_tf32);
 }
 NP_DEVICE void np_ldmatrix4(uint32_t (&r)[4], np_shared<const np_bf16> row) { simt::ldmatrix4(r, row.raw(), false); }
 NP_DEVICE void np_ldmatrix4_turned(uint32_t (&r)[4], np_shared<const np_bf16> row) {

@@ -163,6 +163,90 @@ static void test_product(void **) {
     }
 }
 
+/* The same of tf32: a [16, 8], b [8, 8], d [16, 8]. */
+NP_KERNEL(32) product_tf32(const float *a, const float *b, float *d) {
+  int g = np_lane() / 4, t = np_lane() % 4;
+  float fa[4], fb[2], fd[4];
+  for (int i = 0; i < 4; i++) {
+    fa[i] = a[(g + i % 2 * 8) * 8 + t + i / 2 * 4];
+    fd[i] = d[(g + i / 2 * 8) * 8 + 2 * t + i % 2];
+  }
+  for (int i = 0; i < 2; i++) fb[i] = b[(t + i * 4) * 8 + g];
+  np_mma_tf32(fd, fa, fb);
+  for (int i = 0; i < 4; i++) d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = fd[i];
+}
+static float with_low(float value, uint32_t low) { /* others in the 13 bits that no tensor core reads */
+  uint32_t word;
+  memcpy(&word, &value, sizeof word);
+  word |= low;
+  memcpy(&value, &word, sizeof value);
+  return value;
+}
+static void test_product_tf32(void **) {
+  float a[16][8], b[8][8], d[16][8], before[16][8];
+  for (int i = 0; i < 16; i++)
+    for (int j = 0; j < 8; j++) {
+      a[i][j] = small(i * 16 + j);
+      b[i / 2][j] = small(i / 2 * 5 + j * 3 + 2);
+      d[i][j] = before[i][j] = small(i + 20 * j);
+    }
+  float noisy_a[16][8], noisy_b[8][8];
+  for (int i = 0; i < 16; i++)
+    for (int j = 0; j < 8; j++) {
+      noisy_a[i][j] = with_low(a[i][j], a[i][j] == 0.0f ? 0 : 0x1fff);
+      noisy_b[i / 2][j] = with_low(b[i / 2][j], b[i / 2][j] == 0.0f ? 0 : 0x1555);
+    }
+  OK(np_launch(&GPU, "product_tf32", product_tf32, dim3(1), 32, 0, static_cast<const float *>(noisy_a[0]),
+               static_cast<const float *>(noisy_b[0]), d[0]));
+  for (int i = 0; i < 16; i++)
+    for (int j = 0; j < 8; j++) {
+      double want = static_cast<double>(before[i][j]);
+      for (int k = 0; k < 8; k++) want += static_cast<double>(a[i][k]) * static_cast<double>(b[k][j]);
+      assert_true(static_cast<double>(d[i][j]) == want);
+    }
+}
+/* sum + left·1, where row 0 of a is left, 0, …, and all others are NaN. */
+static float product_of(float left, float sum) {
+  float a[16][8], b[8][8] = {}, d[16][8];
+  for (int i = 0; i < 16 * 8; i++) a[i / 8][i % 8] = i == 0 ? left : i < 8 ? 0.0f : NAN;
+  for (int i = 0; i < 16 * 8; i++) d[i / 8][i % 8] = sum;
+  b[0][0] = 1.0f;
+  OK(np_launch(&GPU, "product_tf32", product_tf32, dim3(1), 32, 0, static_cast<const float *>(a[0]),
+               static_cast<const float *>(b[0]), d[0]));
+  for (int i = 1; i < 16; i++) assert_true(d[i][0] != d[i][0]);
+  return d[0][0];
+}
+static void test_cut_sums(void **) { /* nothing is rounded, up or down */
+  assert_true(product_of(0x1.8p-24f, 1.0f) == 1.0f);
+  assert_true(product_of(-0x1p-25f, 1.0f) == 1.0f);
+  assert_true(product_of(-0x1.8p-23f, 1.0f) == 1.0f - 0x1p-23f);
+  assert_true(product_of(1.75f, -0x1p-24f) == 1.75f);
+  assert_true(product_of(0x1p-149f, 0.0f) == 0.0f && product_of(0x1p-136f, 0x1p-149f) == 0x1p-136f + 0x1p-149f);
+  assert_true(product_of(INFINITY, 1.0f) == INFINITY && product_of(1.0f, -INFINITY) == -INFINITY);
+}
+
+NP_KERNEL(32) nearest_tf32(const float *in, float *out) { out[np_lane()] = np_tf32(in[np_lane()]); }
+static void test_tf32(void **) {
+  float in[32] = {0}, out[32];
+  const float whole[][2] = {{1.0f, 1.0f},
+                            {1.0f + 0x1p-11f, 1.0f + 0x1p-10f}, /* half way: away from zero */
+                            {-1.0f - 0x1p-11f, -1.0f - 0x1p-10f},
+                            {1.0f + 0x1.ffep-12f, 1.0f},
+                            {0x1.fffp9f, 0x1p10f},
+                            {0x1p-136f, 0x1p-136f},
+                            {INFINITY, INFINITY},
+                            {0x1.fffffep127f, INFINITY},
+                            {-0.0f, -0.0f}};
+  const int cases = sizeof whole / sizeof *whole;
+  for (int i = 0; i < cases; i++) in[i] = whole[i][0];
+  for (int i = cases; i < 31; i++) in[i] = small(i) * 3.3f;
+  in[31] = NAN;
+  OK(np_launch(&GPU, "nearest_tf32", nearest_tf32, dim3(1), 32, 0, static_cast<const float *>(in), &out[0]));
+  for (int i = 0; i < cases; i++) assert_true(out[i] == whole[i][1]);
+  for (int i = cases; i < 31; i++) assert_true(fabsf(in[i] - out[i]) <= 0x1p-11f * fabsf(in[i]));
+  assert_true(in[31] - out[31] != in[31] - out[31]); /* what is left of a NaN is one */
+}
+
 NP_KERNEL(32) matrices(uint32_t *out) { /* element (y, x) of matrix m is 64 m + 8 y + x */
   const np_shared<np_bf16> room = np_shared_at<np_bf16>(64);
   for (int i = 0; i < 8; i++) room[8 * np_lane() + i] = static_cast<np_bf16>(8 * np_lane() + i);
@@ -250,7 +334,8 @@ int main() {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_names),    cmocka_unit_test(test_shuffles), cmocka_unit_test(test_numbers),
       cmocka_unit_test(test_product),  cmocka_unit_test(test_matrices), cmocka_unit_test(test_copies),
-      cmocka_unit_test(test_pointers), cmocka_unit_test(test_bytes),
+      cmocka_unit_test(test_pointers), cmocka_unit_test(test_bytes),    cmocka_unit_test(test_product_tf32),
+      cmocka_unit_test(test_cut_sums), cmocka_unit_test(test_tf32),
   };
   return cmocka_run_group_tests(tests, nullptr, nullptr);
 }

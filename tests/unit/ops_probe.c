@@ -1,4 +1,4 @@
-/* Operators of the probe against float64, their gradients against finite differences. */
+/* Operators of the probe but for its pooling (ops_pool.c) against float64, gradients against finite differences. */
 #include "ops_harness.h"
 
 /* ---- batch normalisation ---- */
@@ -55,76 +55,6 @@ static void batch_norms(harness *h) {
     for (int train = 0; train < 2; train++) batch_norm_case(h, shapes[k][0], shapes[k][1], train);
 }
 
-/* ---- pooling ---- */
-
-typedef struct pool {
-  int batch, tokens, heads, width;
-  const double *x, *dpooled;
-  double *weight, *pooled;
-} pool;
-
-/* Σ pooled·dpooled as a function of u. */
-static double pool_reference(const double *u, void *context) {
-  const pool *p = context;
-  double sum = 0.0;
-  for (int b = 0; b < p->batch; b++)
-    for (int i = 0; i < p->heads; i++) {
-      double *w = p->weight + ((int64_t)b * p->heads + i) * p->tokens, total = 0.0, top = -INFINITY;
-      double *o = p->pooled + ((int64_t)b * p->heads + i) * p->width;
-      const double *d = p->dpooled + (o - p->pooled);
-      for (int n = 0; n < p->tokens; n++) {
-        const double *x = p->x + ((int64_t)b * p->tokens + n) * p->width;
-        w[n] = 0.0;
-        for (int j = 0; j < p->width; j++) w[n] += x[j] * u[i * p->width + j];
-        top = fmax(top, w[n]);
-      }
-      for (int n = 0; n < p->tokens; n++) total += w[n] = exp(w[n] - top);
-      for (int n = 0; n < p->tokens; n++) w[n] /= total;
-      for (int j = 0; j < p->width; j++) {
-        o[j] = 0.0;
-        for (int n = 0; n < p->tokens; n++) o[j] += w[n] * p->x[((int64_t)b * p->tokens + n) * p->width + j];
-        sum += o[j] * d[j];
-      }
-    }
-  return sum;
-}
-
-static void pool_case(harness *h, int batch, int tokens, int heads, int width) {
-  int64_t rows = (int64_t)batch * tokens, weights = rows * heads, pooleds = (int64_t)batch * heads * width;
-  int us = heads * width;
-  double *x64, *u64, *dpooled64, *du64 = h_take_f64(h, us);
-  float *x = h_normal_f32(h, rows * width, 1.0, &x64), *u = h_normal_f32(h, us, 1.0 / sqrt(width), &u64);
-  float *dpooled = h_normal_f32(h, pooleds, 1.0, &dpooled64), *weight = h_take_f32(h, weights);
-  float *pooled = h_take_f32(h, pooleds), *du = h_take_f32(h, us), *twice = h_take_f32(h, us);
-  pool p = {batch, tokens, heads, width, x64, dpooled64, h_take_f64(h, weights), h_take_f64(h, pooleds)};
-  h_case(h, "B%d N%d h%d D%d", batch, tokens, heads, width);
-  for (int i = 0; i < us; i++) du64[i] = h_slope(pool_reference, u64, i, &p);
-  pool_reference(u64, &p);
-  H_OK(h->ops->pool_forward(h->ops, batch, tokens, heads, width, x, u, weight, pooled));
-  h_close_f32(h, "weight", weights, weight, p.weight, 3e-6);
-  h_close_f32(h, "pooled", pooleds, pooled, p.pooled, 3e-6);
-  H_OK(h->ops->pool_backward(h->ops, batch, tokens, heads, width, x, weight, dpooled, du, false));
-  H_OK(h->ops->pool_backward(h->ops, batch, tokens, heads, width, x, weight, dpooled, twice, false));
-  h_close_f32(h, "du", us, du, du64, 1e-5);
-  assert_memory_equal(du, twice, (size_t)us * sizeof *du);
-  H_OK(h->ops->pool_backward(h->ops, batch, tokens, heads, width, x, weight, dpooled, twice, true));
-  for (int i = 0; i < us; i++) assert_true(twice[i] == 2.0f * du[i]);
-  h_finish(h);
-}
-
-static void pools(harness *h) {
-  pool_case(h, 1, 1, 1, 8);
-  pool_case(h, 3, 7, 2, 24);
-  pool_case(h, 2, 65, 3, 48);
-  pool_case(h, 5, 10, 5, 40);
-  pool_case(h, 2, 4, 17, 34);
-  pool_case(h, 2, 9, 3, 260);
-  pool_case(h, 2, 5, 12, 132); /* heads of which a GPU takes 12, 16 and 8 at a time, once and twice */
-  pool_case(h, 1, 9, 24, 24);
-  pool_case(h, 2, 6, 16, 64);
-  pool_case(h, 3, 3, 8, 36);
-}
-
 /* ---- cross-entropy ---- */
 
 typedef struct label_of {
@@ -172,11 +102,9 @@ static void cross_entropies(harness *h) {
 }
 
 H_TEST(test_batch_norm, batch_norms)
-H_TEST(test_pool, pools)
 H_TEST(test_cross_entropy, cross_entropies)
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_batch_norm), cmocka_unit_test(test_pool),
-                                     cmocka_unit_test(test_cross_entropy)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_batch_norm), cmocka_unit_test(test_cross_entropy)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
