@@ -100,8 +100,8 @@ np_status np_checkpoint_list(const char *run, int64_t **steps, int *count);
 /* Path of the step folder, malloc'ed. */
 char *np_checkpoint_path(const char *run, int64_t step);
 
-/* Fill host arrays [params->total] by name, gaps zeroed; names and shapes must be those of `params`, else
- * NP_ERR_FORMAT. */
+/* Fill host arrays [params->total] (NULL: not that one) by name, gaps zeroed; names and shapes must be those of
+ * `params`, else NP_ERR_FORMAT. */
 np_status np_checkpoint_weights(const np_checkpoint *checkpoint, const np_params *params, float *weights);
 np_status np_checkpoint_moments(const np_checkpoint *checkpoint, const np_params *params, float *first, float *second);
 

@@ -296,8 +296,8 @@ np_status np_checkpoint_weights(const np_checkpoint *checkpoint, const np_params
 
 np_status np_checkpoint_moments(const np_checkpoint *checkpoint, const np_params *params, float *first, float *second) {
   np_status st = NP_OK;
-  NP_TRY(restore(checkpoint, checkpoint->moments, NP_MOMENT_FIRST, params, first));
-  NP_TRY(restore(checkpoint, checkpoint->moments, NP_MOMENT_SECOND, params, second));
+  if (first) NP_TRY(restore(checkpoint, checkpoint->moments, NP_MOMENT_FIRST, params, first));
+  if (second) NP_TRY(restore(checkpoint, checkpoint->moments, NP_MOMENT_SECOND, params, second));
 out:
   return st;
 }

@@ -10,12 +10,13 @@
 
 static const char *const whats[] = {
     [NP_ALLREDUCE_SUM] = "sum", [NP_ALLREDUCE_SCATTER] = "scatter", [NP_ALLREDUCE_GATHER] = "gather"};
-static const np_cli_word keys[] = {{"what", "sum, or its halves: scatter (each rank a piece of it), gather (sum)"},
-                                   {"least_kb", "kibibytes of the smallest slice (64)"},
-                                   {"most_mb", "mebibytes of the largest (256; cpu: 16)"},
-                                   {"runs", "timed sums of a size (20)"},
-                                   {"warmup", "sums before them (5)"},
-                                   {NULL, NULL}};
+static const np_cli_word keys[] = {
+    {"what", "sum, or one of its halves: scatter (each rank a piece of it), gather (the pieces to all); default sum"},
+    {"least_kb", "kibibytes of the smallest slice (64)"},
+    {"most_mb", "mebibytes of the largest (256; cpu: 16)"},
+    {"runs", "timed sums of a size (20)"},
+    {"warmup", "sums before them (5)"},
+    {NULL, NULL}};
 static const np_cli_word flags[] = {{"json", "a JSON line a size instead of the table"}, {NULL, NULL}};
 static const np_cli_usage usage = {
     .name = "bench allreduce",
@@ -23,7 +24,8 @@ static const np_cli_usage usage = {
     .text = "Time sums of float32 over the ranks of a run, as the gradients of a step are added up: NCCL between GPUs, "
             "MPI\n"
             "between CPU ranks. Start it as a run is started. GB/s are those that each rank's link carries at least,\n"
-            "2(n-1)/n of the slice in its time; a step sums slices of 32 MiB or more. With train.shard: optim a step\n"
+            "2(n-1)/n of the slice in its time; a step sums slices of train.slice_mb or more. With train.shard: optim "
+            "a step\n"
             "scatters the sums and gathers the weights, half as many bytes each (a quarter in bf16).\n",
     .examples = "  mpirun -np 8 nextpatch bench allreduce\n"
                 "  srun nextpatch bench allreduce most_mb=1024 --json\n"
@@ -87,6 +89,9 @@ static np_status bench(const np_cli_options *options) {
   if (st == NP_OK) st = np_cli_integer(options, "most_mb", 1, 1 << 16, &megabytes);
   if (st == NP_OK) st = np_cli_integer(options, "runs", 1, 10000, &runs);
   if (st == NP_OK) st = np_cli_integer(options, "warmup", 0, 10000, &warmup);
+  if (st == NP_OK && kilobytes << 10 < launch.world * (int64_t)sizeof(float))
+    st = np_error(NP_ERR_ARGUMENT, "least_kb=%lld: expected at least one value for each of %d ranks",
+                  (long long)kilobytes, launch.world);
   if (st == NP_OK && kilobytes > megabytes << 10)
     st = np_error(NP_ERR_ARGUMENT, "least_kb=%lld: expected at most the largest slice, most_mb=%lld",
                   (long long)kilobytes, (long long)megabytes);

@@ -8,7 +8,7 @@
  *   sums                               └─▶ slice 0 ──▶ … slice K ────┘          beside the operations on a GPU
  *
  * Ranks that keep a part each of a slice need no more of its sum than that (scatter); what they make of it they give to
- * all others (gather). The two together take as long as a sum does.
+ * all others (gather). With NCCL the two together take as long as a sum does.
  */
 #ifndef NP_DIST_COMM_H
 #define NP_DIST_COMM_H
@@ -42,8 +42,8 @@ np_status np_comm_sum_f64(np_comm *comm, int signal, double *slice, int64_t coun
 /* The same, of which this rank gets its own of the equal pieces that ranks have in their order: count of them each.
  * What stands elsewhere in the slice afterwards is undefined. */
 np_status np_comm_scatter_f32(np_comm *comm, int signal, float *slice, int64_t count);
-/* Every rank's `mine`, `bytes` of them, one behind the other in `all`, which has room for them; mine may be this rank's
- * place there. Of all operations queued so far. */
+/* Every rank's `mine`, `bytes` of them, one behind the other in `all`, which has room for them. mine is this rank's
+ * place there, or lies outside. Of all operations queued so far. */
 np_status np_comm_gather(np_comm *comm, const void *mine, void *all, size_t bytes);
 /* Operations queued from here on come after the sums. */
 np_status np_comm_join(np_comm *comm);

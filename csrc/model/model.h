@@ -81,9 +81,6 @@ int64_t np_model_head_rows(const np_recipe_model *config, int batch, const int p
 /* Target patches of images with these prefixes: Σ_b |{k : k+1 >= S_b, 0 <= k <= N-2}|. */
 int64_t np_model_targets(const np_recipe_model *config, int count, const int32_t *prefix);
 
-/* Large enough that a sum over ranks takes its time for the bytes and not for the way. */
-enum { NP_SLICE_BYTES = 32 << 20 };
-
 /* The gradients in the order in which a backward pass completes them: slice i is complete once signal i of
  * np_ops.signal is reached, where options.slice_bytes asks for it and the backend has signals. *count slices, one
  * behind the other, are the whole buffer, gaps included. */

@@ -1,12 +1,11 @@
 /* The parameters of a model as one flat buffer, and the table that names its slices.
  *
- *   ├ matrices, as the backward pass finishes their gradients: pred … patchifier ┤├ vectors: biases and gains, likewise
- * ┤
+ *   ├ matrices, pred … patchifier: as the backward pass finishes their gradients ┤├ vectors, likewise ┤
  *
  * Each begins at a multiple of 64 elements; the gaps hold zeros. Weights, gradients, both moments and the low-precision
  * copy share this layout, so the table serves them all. Matrices are nearly everything, decay, and may be kept in
- * pieces by several ranks (np_pieces); vectors are few, and float32 wherever they are read. Names are those of the
- * published checkpoints (model.md, "Names"). */
+ * pieces by several ranks (np_pieces); vectors, biases and gains, are few, and float32 wherever they are read. Names
+ * are those of the published checkpoints (model.md, "Names"). */
 #ifndef NP_MODEL_PARAMS_H
 #define NP_MODEL_PARAMS_H
 

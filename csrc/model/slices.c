@@ -3,7 +3,7 @@
  *   gradients  ├ pred ┤├ head block ┤├ head block ┤ … ├ trunk block ┤ … ├ patchifier ┤├ vectors ┤
  *   slices     ├──────────── 0 ─────────────┤├──── 1 ──── …             ├──────────── K ────────┤
  *
- * A slice has slice_bytes or more, but for the last. A sum of few bytes takes as long as its way through the machines
+ * A slice has slice_bytes or more, but for what is left at the end. A sum of few bytes takes as long as its way through the machines
  * does, and all must be taken one by one; in large ones the last, which nothing hides, is long. PyTorch's data parallel
  * training cuts at 25 MiB for the same reasons.
  *

@@ -66,7 +66,7 @@ np_model_options np_model_training(const np_recipe *recipe, int ranks, int rank,
                             .head_rows = np_model_head_rows(&recipe->model, batch, prefix),
                             .step = step,
                             .prefix = {prefix[0], prefix[1]},
-                            .slice_bytes = ranks > 1 ? NP_SLICE_BYTES : 0,
+                            .slice_bytes = ranks > 1 ? (int64_t)fmax(recipe->train.slice_mb * (1 << 20), 1) : 0,
                             .ranks = recipe->train.shard == NP_SHARDING_OPTIM ? ranks : 1,
                             .rank = rank};
 }

@@ -283,8 +283,8 @@ out:
 np_status np_optimiser_set(np_optimiser *o, const float *first, const float *second, int64_t steps) {
   np_status st = NP_OK;
   const np_adamw_state state = {.steps = steps};
-  NP_TRY(np_pieces_upload(o->ops, &o->pieces, first, o->first));
-  NP_TRY(np_pieces_upload(o->ops, &o->pieces, second, o->second));
+  if (first) NP_TRY(np_pieces_upload(o->ops, &o->pieces, first, o->first));
+  if (second) NP_TRY(np_pieces_upload(o->ops, &o->pieces, second, o->second));
   NP_TRY(o->ops->upload(o->ops, o->state, &state, sizeof state));
 out:
   return st;

@@ -58,8 +58,8 @@ np_status np_optimiser_fetch(np_optimiser *optimiser, int slot);
 np_status np_optimiser_arrive(np_optimiser *optimiser, int slot, np_step_outcome *out);
 np_status np_optimiser_read(np_optimiser *optimiser, np_step_outcome *out);
 
-/* First and second moments from and to the host, [params->total] each: what a checkpoint holds. Where ranks have pieces
- * set takes this rank's; get is NP_ERR_ARGUMENT, for it has not the others'. */
+/* First and second moments from and to the host, [params->total] each: what a checkpoint holds. set takes what is
+ * not NULL. Where ranks have pieces it takes this rank's; get is NP_ERR_ARGUMENT, for it has not the others'. */
 np_status np_optimiser_get(np_optimiser *optimiser, float *first, float *second);
 np_status np_optimiser_set(np_optimiser *optimiser, const float *first, const float *second, int64_t steps);
 /* On the device, as they are kept. */

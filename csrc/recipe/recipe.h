@@ -78,6 +78,7 @@ typedef struct np_recipe_train {
   int micro_batch; /* images in one forward and backward pass on one rank; divides batch; 0: batch */
   np_recompute recompute;
   np_sharding shard;
+  double slice_mb;   /* MiB of gradients, or more, that ranks sum at a time while the backward pass goes on */
   int log_every;     /* steps between metric lines */
   int max_bad_steps; /* non-finite steps in a row that stop the run */
 } np_recipe_train;

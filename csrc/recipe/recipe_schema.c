@@ -111,6 +111,8 @@ const np_key np_keys[] = {
            "what the backward pass makes again, not keeps: less memory, same bits (`nextpatch plan`)"),
     CHOICE(train.shard, shardings, "none",
            "optim: ranks share out moments and float32 weights, each keeps a part: less memory (`nextpatch plan`)"),
+    ONE(train.slice_mb, FROM(0, 1048576), "32",
+        "MiB of gradients, or more, that ranks sum at a time while the backward pass goes on"),
     ONE(train.log_every, FROM(1, 1e9), "10", "steps between metric lines"),
     ONE(train.max_bad_steps, FROM(1, 1e9), "10", "non-finite steps in a row that stop the run"),
 

@@ -25,7 +25,9 @@ size_t np_trainer_loader_bytes(const np_recipe *recipe, int batch) {
          ((size_t)batch * (image + numbers) + (size_t)recipe->train.batch * prefix);
 }
 
-size_t np_trainer_staging_bytes(const np_params *params) { return 2 * (size_t)params->total * sizeof(float); }
+size_t np_trainer_staging_bytes(const np_trainer *t, const np_params *params) {
+  return (np_trainer_first(t) ? 2 : 1) * (size_t)params->total * sizeof(float);
+}
 
 static void announce_model(const np_trainer *t, const np_params *params) {
   const np_recipe_model *m = &t->recipe->model;
@@ -43,14 +45,16 @@ static np_status plan_model(const np_trainer *t, np_memory_plan *plan) {
   return st;
 }
 
-static np_status too_large(const np_trainer *t, const char *whose, size_t needed, size_t granted) {
-  char text[2][24];
+/* model: what is short is the memory that the model lies in. */
+static np_status too_large(const np_trainer *t, bool model, const char *whose, size_t needed, size_t granted) {
+  char text[2][24], advice[160] = "";
   const bool more = t->launch.world > 1 && !t->state.sharded;
-  return np_error(NP_ERR_MEMORY,
-                  "the run needs %s of memory and %s grants %s; a smaller train.micro_batch (now %d) takes less, or "
-                  "train.recompute: gelu_norm or block%s",
-                  bytes_text(needed, text[0]), whose, bytes_text(granted, text[1]), t->state.micro_batch,
-                  more ? ", or train.shard: optim" : "");
+  if (model)
+    snprintf(advice, sizeof advice,
+             "; a smaller train.micro_batch (now %d) takes less, or train.recompute: gelu_norm or block%s",
+             t->state.micro_batch, more ? ", or train.shard: optim" : "");
+  return np_error(NP_ERR_MEMORY, "the run needs %s of memory and %s grants %s%s", bytes_text(needed, text[0]), whose,
+                  bytes_text(granted, text[1]), advice);
 }
 
 /* The model lies where the operators run: on a GPU what is left here is the loader's and the checkpoint's. */
@@ -58,7 +62,7 @@ static np_status announce_memory(const np_trainer *t, const np_params *params) {
   np_status st = NP_OK;
   np_memory_plan plan;
   char text[7][24], recordings[48] = "";
-  size_t loader = np_trainer_loader_bytes(t->recipe, t->batch), staging = np_trainer_staging_bytes(params);
+  size_t loader = np_trainer_loader_bytes(t->recipe, t->batch), staging = np_trainer_staging_bytes(t, params);
   NP_TRY(plan_model(t, &plan));
   bool gpu = t->choice.backend == NP_BACKEND_CUDA;
   size_t total = plan.total + loader + staging, here = gpu ? loader + staging : total;
@@ -68,9 +72,9 @@ static np_status announce_memory(const np_trainer *t, const np_params *params) {
           bytes_text(total, text[0]), bytes_text(plan.weights + plan.low, text[1]), bytes_text(plan.gradients, text[2]),
           bytes_text(plan.moments, text[3]), bytes_text(plan.activations, text[4]),
           bytes_text(plan.batch + loader, text[5]), bytes_text(staging, text[6]), recordings);
-  if (gpu && plan.total > t->choice.memory) st = too_large(t, "the GPU", plan.total, t->choice.memory);
+  if (gpu && plan.total > t->choice.memory) st = too_large(t, true, "the GPU", plan.total, t->choice.memory);
   else if (available > 0 && here * (size_t)t->launch.local_world > (size_t)available)
-    st = too_large(t, "this machine", here * (size_t)t->launch.local_world, (size_t)available);
+    st = too_large(t, !gpu, "this machine", here * (size_t)t->launch.local_world, (size_t)available);
 out:
   return st;
 }
@@ -82,7 +86,7 @@ np_status np_trainer_check_device(const np_trainer *t) {
   NP_TRY(plan_model(t, &plan));
   NP_TRY(t->ops->available(t->ops, &available));
   bool gpu = t->choice.backend == NP_BACKEND_CUDA;
-  if (plan.total > available) st = too_large(t, gpu ? t->choice.hardware : "this machine", plan.total, available);
+  if (plan.total > available) st = too_large(t, true, gpu ? t->choice.hardware : "this machine", plan.total, available);
 out:
   return st;
 }
@@ -120,7 +124,8 @@ np_status np_trainer_announce(const np_trainer *t) {
           shards, t->recipe->data.train, train->steps, train->batch,
           (double)train->steps * train->batch / (double)t->dataset->count);
   if (t->launch.world > 1)
-    np_info("ranks: %d, started by %s, %d images of each step on each", t->launch.world, t->launch.launcher, t->batch);
+    np_info("ranks: %d, started by %s, %d images of each step on each%s", t->launch.world, t->launch.launcher, t->batch,
+            t->state.sharded ? "; each keeps a part of the optimiser's state (train.shard)" : "");
   np_ops_announce(t->recipe, &t->choice);
   st = announce_memory(t, &params);
 out:

@@ -25,14 +25,15 @@ out:
 }
 
 /* The gaps behind matrices, of models so small that there are any, hold what a scatter has left there. The next pass
- * overwrites the matrices alone. */
+ * overwrites the matrices alone. Those behind vectors lie in the last slice, and stay zeros. */
 static np_status clear_gaps(np_trainer *t) {
   np_status st = NP_OK;
   const np_params *p = np_model_params(t->model);
   for (int i = 0; i < p->count; i++) {
     const int64_t end = p->items[i].offset + p->items[i].count,
                   gap = np_param_room(p->items[i].count) - p->items[i].count;
-    if (gap > 0) NP_TRY(t->ops->zero(t->ops, np_model_gradients(t->model) + end, (size_t)gap * sizeof(float)));
+    if (gap > 0 && p->items[i].role == NP_PARAM_MATRIX)
+      NP_TRY(t->ops->zero(t->ops, np_model_gradients(t->model) + end, (size_t)gap * sizeof(float)));
   }
 out:
   return st;
@@ -93,12 +94,14 @@ static np_status fetch_pieces(np_trainer *t, const float *kept, float *host) {
     kept += piece->count;
   }
   NP_TRY(np_comm_join(t->comm));
+  np_comm_wait_begin(t->comm, "the others' pieces"); /* a device has not got them yet */
   for (int i = 0; i < count && host; i++)
     if (slices[i].scattered)
       NP_TRY(t->ops->download(t->ops, host + slices[i].offset, all + slices[i].offset,
                               (size_t)slices[i].count * sizeof *all));
   st = clear_gradients(t);
 out:
+  np_comm_wait_end(t->comm);
   return st;
 }
 
@@ -114,17 +117,21 @@ np_status np_collect_fetch(np_trainer *t, np_kept what, float *host) {
   return host ? t->ops->download(t->ops, host, kept[what], bytes) : NP_OK;
 }
 
-/* Σ w² over all that products read. */
+/* Σ w² over what this rank computes with, or what that was made from. With pieces it is the low-precision copy, by way
+ * of the gradients' memory, and the float32 of what every rank updates by itself. */
 static np_status sum_weights(np_trainer *t, double *squares) {
   np_status st = NP_OK;
   const int64_t total = np_model_params(t->model)->total;
   const bool pieces = shared(t) && np_model_low(t->model);
   float *all = pieces ? np_model_gradients(t->model) : np_model_weights(t->model);
+  const np_pieces *kept = np_model_pieces(t->model);
+  const int64_t last = kept->items[kept->count - 1].count;
   if (pieces) {
     NP_TRY(clear_gradients(t));
     NP_TRY(t->ops->axpy(t->ops, total, 1, np_model_low(t->model), all));
   }
   NP_TRY(t->ops->sum_squares(t->ops, total, all, t->vote, false));
+  if (pieces) NP_TRY(t->ops->sum_squares(t->ops, last, np_model_weights(t->model) + kept->kept - last, t->vote, true));
   NP_TRY(t->ops->download(t->ops, squares, t->vote, sizeof *squares));
   if (pieces) st = clear_gradients(t);
 out:

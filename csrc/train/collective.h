@@ -19,8 +19,8 @@ np_status np_collect_sums(np_trainer *trainer, bool signalled);
 np_status np_collect_update(np_trainer *trainer, double lr);
 
 typedef enum np_kept { NP_KEPT_WEIGHTS, NP_KEPT_FIRST, NP_KEPT_SECOND, NP_KEPT_KINDS } np_kept; /* float32, moments */
-/* What ranks keep, to the host: host [total], NULL on ranks that only give theirs. Waits. Uses the gradients' memory,
- * which is zeros afterwards. */
+/* What ranks keep, to the host: host [total], for which this waits; NULL on ranks that only give theirs. Uses the
+ * gradients' memory, which is zeros afterwards. */
 np_status np_collect_fetch(np_trainer *trainer, np_kept what, float *host);
 
 /* Every rank computes with the same weights, or the run is worth nothing: NP_ERR_NUMERIC. Uses the gradients' memory as

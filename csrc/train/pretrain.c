@@ -72,7 +72,7 @@ static np_status build(np_trainer *t) {
   NP_TRY(np_optimiser_create(t->ops, np_model_params(t->model), np_model_pieces(t->model), &t->recipe->optim,
                              &t->optimiser));
   NP_TRY(t->ops->alloc(t->ops, NP_TRAINER_VOTES * sizeof *t->vote, (void **)&t->vote));
-  t->staging = malloc(np_trainer_staging_bytes(np_model_params(t->model)));
+  t->staging = malloc(np_trainer_staging_bytes(t, np_model_params(t->model)));
   if (!t->staging) st = np_error(NP_ERR_MEMORY, "no memory for the checkpoint copy");
 out:
   return st;
@@ -87,11 +87,12 @@ static np_status start_fresh(np_trainer *t) {
 static np_status start_from(np_trainer *t, const np_checkpoint *checkpoint) {
   np_status st = NP_OK;
   const np_params *params = np_model_params(t->model);
-  float *second = t->staging + params->total;
   NP_TRY(np_checkpoint_weights(checkpoint, params, t->staging));
   NP_TRY(np_model_set_weights(t->model, t->staging));
-  NP_TRY(np_checkpoint_moments(checkpoint, params, t->staging, second));
-  NP_TRY(np_optimiser_set(t->optimiser, t->staging, second, checkpoint->state.applied));
+  NP_TRY(np_checkpoint_moments(checkpoint, params, t->staging, NULL));
+  NP_TRY(np_optimiser_set(t->optimiser, t->staging, NULL, checkpoint->state.applied));
+  NP_TRY(np_checkpoint_moments(checkpoint, params, NULL, t->staging));
+  NP_TRY(np_optimiser_set(t->optimiser, NULL, t->staging, checkpoint->state.applied));
   t->state.step = t->saved = checkpoint->state.step;
   t->state.applied = checkpoint->state.applied;
   t->state.bad_in_row = checkpoint->state.bad_in_row;

@@ -32,7 +32,8 @@ typedef struct np_trainer {
   np_begin begin;            /* of a new run */
   double *vote;              /* [NP_TRAINER_VOTES], device: what this rank says with a step, then all (step.c) */
   int64_t images_before[2];  /* seen and damaged, by earlier starts of the run */
-  float *staging;            /* [2, total] on the host: weights and moments on their way to and from files */
+  float *staging;            /* on the host: weights and moments on their way to and from files. [2, total] on the first
+                                rank, who writes; [total] on the others, and only while they start */
   char *bad_list;            /* RUN/bad_images.txt, of other ranks RUN/bad_images.RANK.txt */
   char *essence;             /* the recipe as weight files carry it */
   np_checkpoint_state state; /* what the next checkpoint holds */
@@ -59,6 +60,6 @@ np_status np_trainer_prepare(np_trainer *trainer);
 /* Bytes of the loader's batches (of `batch` images each, and the prefix lengths of all ranks') and of the staging
  * buffer, which the model's own plan does not hold. */
 size_t np_trainer_loader_bytes(const np_recipe *recipe, int batch);
-size_t np_trainer_staging_bytes(const np_params *params);
+size_t np_trainer_staging_bytes(const np_trainer *trainer, const np_params *params);
 
 #endif

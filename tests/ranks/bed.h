@@ -19,9 +19,11 @@
 #endif
 #if defined(NP_RANKS_MPI) || defined(NP_RANKS_GPU)
 #define STEPS 300
+#define LAST  "00300"
 #define LONG  "probe.epochs=200"
 #else
 #define STEPS 12 /* they are slow */
+#define LAST  "00012"
 #define LONG  "probe.epochs=20"
 #endif
 #define PATIENCE "12" /* seconds: more than one process is late behind another on a busy machine */

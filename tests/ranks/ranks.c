@@ -132,30 +132,43 @@ static void assert_equal_state(const char *run, const char *other, int step) {
 }
 
 /* Ranks that share out the optimiser's state train as those that do not; of two, whose sums have one order, to the bit.
- */
+ * With slices as small as they come there are several. */
 static void sharded(void **state) {
+#define SHARD "train.shard=optim", "train.slice_mb=0"
+#define GAPS  "model.mlp_ratio=3", "model.head_width=20" /* matrices with gaps behind them */
   (void)state;
   train_two();
-  expect(2, TRAIN("shared2", "train.shard=optim"), 0, NULL);
+  expect(2, TRAIN("shared2", SHARD), 0, NULL);
   assert_equal_state("two", "shared2", STEPS);
-  expect(4, TRAIN("shared4", "train.shard=optim"), 0, NULL);
+  expect(4, TRAIN("shared4", SHARD), 0, "each keeps a part of the optimiser's state");
   assert_like_whole("shared4");
-  expect(1, TRAIN("shared1", "train.shard=optim"), 0, NULL);
+  expect(1, TRAIN("shared1", SHARD), 0, NULL);
   assert_equal_state("whole", "shared1", STEPS);
-#define GAPS "model.mlp_ratio=3", "model.head_width=20" /* matrices with gaps behind them */
   expect(2, TRAIN("gaps2", GAPS), 0, NULL);
-  expect(2, TRAIN("gaps_shared2", GAPS, "train.shard=optim"), 0, NULL);
+  expect(2, TRAIN("gaps_shared2", GAPS, SHARD), 0, NULL);
   assert_equal_state("gaps2", "gaps_shared2", STEPS);
+  expect(3, TRAIN("three", GAPS, "train.batch=9"), 0, NULL);
+  expect(3, TRAIN("shared3", GAPS, "train.batch=9", SHARD), 0, NULL);
+  const double most = difference("three", "shared3");
+  if (most > 2e-3) fail_msg("weights differ by %g", most);
+}
+
+/* In bf16 float32 weights are shared out, too; also over a stop. */
+static void sharded_low(void **state) {
+  (void)state;
 #ifdef NP_RANKS_MPI
-  if (!np_cpu_has_bf16()) return;
+  if (!np_cpu_has_bf16()) skip();
 #endif
   expect(2, TRAIN("two16", "precision=bf16"), 0, NULL);
-  expect(2, TRAIN("shared16", "precision=bf16", "train.shard=optim"), 0, NULL);
+  expect(2, TRAIN("shared16", "precision=bf16", SHARD), 0, NULL);
+  assert_equal_state("two16", "shared16", STEPS);
+  assert_ok(np_folder_remove("shared16/checkpoints/step-000" LAST));
+  expect(2, TRAIN("shared16", "precision=bf16", SHARD), 0, "going on from");
   assert_equal_state("two16", "shared16", STEPS);
 }
 
 #ifdef NP_RANKS_MPI
-/* Gradients of several slices (32 MiB and more each): 76 MB of them. */
+/* Gradients of several slices of 32 MiB and more: 76 MB of them. */
 static void several_slices(void **state) {
   np_metric *one, *two;
   int count[2];
@@ -194,6 +207,7 @@ static void differing(void **state) {
   (void)state;
   told_otherwise("optim.lr=0.5", "the ranks differ in the recipe");
   told_otherwise("checkpoint.every=5", "the ranks differ in the recipe");
+  told_otherwise("train.shard=optim", "the ranks differ in the recipe");
   told_otherwise("data.train=images/val", "the ranks differ in the images of data.train");
   told_otherwise("data.workers=2", NULL); /* each as it likes */
 }
@@ -245,7 +259,7 @@ static void killed(void **state) {
 static void stuck(void **state) {
   np_ranks r;
   (void)state;
-  start_and_wait(&r, 2, "stuck", TRAIN("stuck", "run.patience=" PATIENCE));
+  start_and_wait(&r, 2, "stuck", TRAIN("stuck", "run.patience=" PATIENCE, SHARD, "checkpoint.every=1"));
   kill(np_ranks_pid(&r, 1), SIGSTOP);
   np_ranks_wait_first(&r);
   assert_non_null(strstr(r.err, "error: rank 0: waited"));
@@ -329,6 +343,7 @@ int main(int argc, char **argv) {
       cmocka_unit_test(bench),
       cmocka_unit_test(as_one),
       cmocka_unit_test(sharded),
+      cmocka_unit_test(sharded_low),
       cmocka_unit_test(stopped_and_gone_on),
       cmocka_unit_test(killed),
       cmocka_unit_test(stuck),

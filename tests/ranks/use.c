@@ -128,13 +128,13 @@ void features(void **state) {
 #define FEATURES(...)                                                                                                  \
   (const char *const[]){"features",  "whole",   "odd",       BACKEND, "precision=fp32",                                \
                         "threads=1", "batch=2", __VA_ARGS__, NULL}
-  expect(1, FEATURES("out=one/f.npy"), 0, NULL);
-  expect(3, FEATURES("out=three/f.npy"), 0, NULL);
-  assert_same_features((const char *const[2]){"one", "three"}, 3 * 64);
+  expect(1, FEATURES("out=f1/f.npy"), 0, NULL);
+  expect(3, FEATURES("out=f3/f.npy"), 0, NULL);
+  assert_same_features((const char *const[2]){"f1", "f3"}, 3 * 64);
   expect(1, FEATURES("pool=none", "out=tokens1/f.npy"), 0, NULL);
   expect(4, FEATURES("pool=none", "out=tokens4/f.npy"), 0, NULL); /* one has no image that can be read */
   assert_same_features((const char *const[2]){"tokens1", "tokens4"}, 3 * 16 * 64);
-  expect(3, FEATURES("data.max_bad_share=0", "out=three/g.npy"), 1, "1 of 4 images are damaged: more than the allowed");
-  assert_int_equal(system("test $(ls -A three | wc -l) = 2 && test $(ls -A tokens4 | wc -l) = 2"), 0);
+  expect(3, FEATURES("data.max_bad_share=0", "out=f3/g.npy"), 1, "1 of 4 images are damaged: more than the allowed");
+  assert_int_equal(system("test $(ls -A f3 | wc -l) = 2 && test $(ls -A tokens4 | wc -l) = 2"), 0);
   refused_by_first(FEATURES("out=images"));
 }

@@ -1,6 +1,8 @@
 /* The gradients in slices: each is complete when it is said to be. */
 #include "unit/model_parts.h"
 
+#include "optim/optimiser.h"
+
 #include <stdio.h>
 
 enum { MOST = 64 };
@@ -137,6 +139,45 @@ static void pieces_suffice(void **state) {
   }
 }
 
+/* What operators hand out from here on. */
+static struct {
+  np_status (*alloc)(np_ops *ops, size_t bytes, void **out);
+  size_t bytes;
+} taken;
+
+static np_status take(np_ops *ops, size_t bytes, void **out) {
+  taken.bytes += bytes;
+  return taken.alloc(ops, bytes, out);
+}
+
+/* The plan of a rank is what its model and optimiser take. */
+static void planned(void **state) {
+  static const np_recipe_optim optim = {.betas = {0.9, 0.95}, .eps = 1e-8};
+  (void)state;
+  for (int i = 0; i < 12; i++) {
+    const np_dtype act = i % 2 && np_cpu_has_bf16() ? NP_BF16 : NP_F32;
+    const int ranks = i / 2 + 1;
+    const np_model_options options = {
+        .batch = 2, .head = true, .train = true, .slice_bytes = 20000, .ranks = ranks, .rank = ranks - 1};
+    np_memory_plan plan;
+    np_ops *ops;
+    np_model *model;
+    np_optimiser *optimiser;
+    ok(np_ops_cpu(act, 1, &ops));
+    ok(np_model_plan(&small, &options, act, &plan));
+    taken.alloc = ops->alloc, taken.bytes = 0;
+    ops->alloc = take;
+    ok(np_model_create(ops, &small, &options, &model));
+    assert_int_equal(taken.bytes, plan.total - plan.moments);
+    ok(np_optimiser_create(ops, np_model_params(model), np_model_pieces(model), &optim, &optimiser));
+    assert_int_equal(taken.bytes, plan.total + sizeof(np_adamw_state));
+    if (ranks > 1) assert_true(plan.moments < 2 * plan.gradients && (act == NP_F32 || plan.weights < plan.gradients));
+    np_optimiser_destroy(optimiser);
+    np_model_destroy(model);
+    ops->destroy(ops);
+  }
+}
+
 /* Nobody waits: no signal. */
 static void silent_when_not_asked(void **state) {
   const int32_t prefix[BATCH] = {2, 5, 4};
@@ -157,9 +198,8 @@ static void silent_when_not_asked(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(complete_when_signalled),
-      cmocka_unit_test(pieces_are_everything),
-      cmocka_unit_test(pieces_suffice),
+      cmocka_unit_test(complete_when_signalled), cmocka_unit_test(pieces_are_everything),
+      cmocka_unit_test(pieces_suffice),          cmocka_unit_test(planned),
       cmocka_unit_test(silent_when_not_asked),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

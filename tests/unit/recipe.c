@@ -326,6 +326,7 @@ static void round_trip(void **state) {
                                           "train.micro_batch=6",
                                           "train.recompute=block",
                                           "train.shard=optim",
+                                          "train.slice_mb=1.5",
                                           "train.log_every=7",
                                           "train.max_bad_steps=1",
                                           "checkpoint.every=77",

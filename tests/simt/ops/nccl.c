@@ -188,7 +188,9 @@ ncclResult_t ncclReduceScatter(const void *from, void *to, size_t count, ncclDat
 
 ncclResult_t ncclAllGather(const void *from, void *to, size_t count, ncclDataType_t type, ncclComm_t c,
                            cudaStream_t stream) {
-  if (type != ncclUint8 || !stream) return ncclInvalidArgument;
+  const char *mine = from, *all = to, *place = all + count * (size_t)c->rank;
+  const bool outside = mine + count <= all || all + count * (size_t)c->world <= mine;
+  if (type != ncclUint8 || !stream || (mine != place && !outside)) return ncclInvalidArgument;
   const ncclResult_t same = agree(c, count, type, GATHER);
   if (same != ncclSuccess) return same;
   for (size_t at = 0; at < count; at += PART) {
