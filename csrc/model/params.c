@@ -175,6 +175,12 @@ static np_status check_shape(const np_param *p, const np_tensor *t, const char *
 
 static bool is_head(const char *name) { return strncmp(name, "head.", 5) == 0; }
 
+static const np_tensor *projection_in(const np_safetensors *file) {
+  return np_safetensors_find(file, "head.decoder_projection.weight");
+}
+
+bool np_params_head_in(const np_safetensors *file) { return projection_in(file) != NULL; }
+
 static np_status load(const np_params *params, const np_safetensors *file, const char *name, bool with_head,
                       float *weights) {
   np_status st = NP_OK;
@@ -252,7 +258,7 @@ np_status np_params_infer(const np_safetensors *file, const char *name, np_recip
   if (!fc1 || fc1->ndim != 2 || fc1->shape[1] != proj->shape[0] || model->width < 1)
     return np_error(NP_ERR_FORMAT, "%s: no tensor trunk.blocks.0.mlp.fc1.weight [hidden, D]: not an AIM model", name);
   model->mlp_ratio = (int)(fc1->shape[0] / fc1->shape[1]);
-  const np_tensor *projection = np_safetensors_find(file, "head.decoder_projection.weight");
+  const np_tensor *projection = projection_in(file);
   *has_head = projection && projection->ndim == 2;
   if (*has_head) {
     model->head_width = (int)projection->shape[0];

@@ -58,6 +58,9 @@ np_status np_params_load(const np_params *params, const np_safetensors *file, co
  */
 np_status np_params_load_trunk(const np_params *params, const np_safetensors *file, const char *name, float *weights);
 
+/* Whether a file has a pixel head, or a trunk alone. */
+bool np_params_head_in(const np_safetensors *file);
+
 /* One np_tensor a parameter, pointing into `values` [total]; with `prefix` (NULL: none) before each name. The array and
  * its names are one malloc'ed block: free(*out). */
 np_status np_params_tensors(const np_params *params, const float *values, const char *prefix, np_tensor **out);

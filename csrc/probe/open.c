@@ -136,7 +136,7 @@ np_status np_open_model(const char *model, const np_open_options *options, np_op
   NP_TRY(np_checkpoint_verify_model(out->path));
   NP_TRY(np_safetensors_open(out->path, &out->file));
   NP_TRY(read_recipe(out, options));
-  if (options->pixel_head && !np_safetensors_find(out->file, "head.decoder_pred.weight")) {
+  if (options->pixel_head && !np_params_head_in(out->file)) {
     st = np_error(NP_ERR_ARGUMENT, "%s: holds no pixel head (head.decoder_...), so it cannot predict patches",
                   out->path);
     goto out;

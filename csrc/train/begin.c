@@ -7,16 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool has_pixel_head(const np_begin *b) {
-  return np_safetensors_find(b->file, "head.decoder_projection.weight") != NULL;
-}
-
 /* Lines of the model section that differ; the grid may, for its positions are a fixed table. */
 static void warn_of(const np_begin *b, const char *now, const char *then) {
   np_difference d = {.a = now, .b = then};
   while (np_recipe_next_difference(&d)) {
     if (strcmp(d.section, "model.") != 0 || !strncmp(d.a_line, "image_size:", 11)) continue;
-    if (!strncmp(d.a_line, "head_", 5) && !has_pixel_head(b)) continue;
+    if (!strncmp(d.a_line, "head_", 5) && !np_params_head_in(b->file)) continue;
     np_warn("run.init: '%s' was trained with %s%.*s, this run has %.*s", b->path, d.section, d.b_length, d.b_line,
             d.a_length, d.a_line);
   }
@@ -54,7 +50,7 @@ np_status np_begin_open(const np_recipe *recipe, bool tell, np_begin *out) {
   NP_TRY(np_safetensors_open(out->path, &out->file));
   if (!tell) return NP_OK;
   np_info("weights: those of '%s'%s", out->path,
-          has_pixel_head(out) ? "" : ", which has no pixel head: that is drawn from the seed");
+          np_params_head_in(out->file) ? "" : ", which has no pixel head: that is drawn from the seed");
   st = compare(out, recipe);
 out:
   if (st != NP_OK) np_error_context(st, "run.init");
@@ -68,7 +64,7 @@ void np_begin_close(np_begin *b) {
 }
 
 np_status np_begin_weights(const np_begin *b, const np_recipe *recipe, const np_params *params, float *weights) {
-  if (b->file && has_pixel_head(b)) return np_params_load(params, b->file, b->path, weights);
+  if (b->file && np_params_head_in(b->file)) return np_params_load(params, b->file, b->path, weights);
   np_params_init(params, recipe->seed, weights);
   return b->file ? np_params_load_trunk(params, b->file, b->path, weights) : NP_OK;
 }
