@@ -142,15 +142,17 @@ static void sharded(void **state) {
   assert_equal_state("two", "shared2", STEPS);
   expect(4, TRAIN("shared4", SHARD), 0, "each keeps a part of the optimiser's state");
   assert_like_whole("shared4");
-  expect(1, TRAIN("shared1", SHARD), 0, NULL);
-  assert_equal_state("whole", "shared1", STEPS);
   expect(2, TRAIN("gaps2", GAPS), 0, NULL);
   expect(2, TRAIN("gaps_shared2", GAPS, SHARD), 0, NULL);
   assert_equal_state("gaps2", "gaps_shared2", STEPS);
+#if defined(NP_RANKS_MPI) || defined(NP_RANKS_GPU) /* the emulated GPU is slow */
+  expect(1, TRAIN("shared1", SHARD), 0, NULL);
+  assert_equal_state("whole", "shared1", STEPS);
   expect(3, TRAIN("three", GAPS, "train.batch=9"), 0, NULL);
   expect(3, TRAIN("shared3", GAPS, "train.batch=9", SHARD), 0, NULL);
   const double most = difference("three", "shared3");
   if (most > 2e-3) fail_msg("weights differ by %g", most);
+#endif
 }
 
 /* In bf16 float32 weights are shared out, too; also over a stop. */
