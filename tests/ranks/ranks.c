@@ -249,7 +249,7 @@ static void killed(void **state) {
   np_ranks r;
   (void)state;
   train_two();
-  start_and_wait(&r, 2, "killed", TRAIN("killed", "run.patience=" PATIENCE));
+  start_and_wait(&r, 2, "killed", TRAIN("killed", "run.patience=" PATIENCE, "checkpoint.every=1"));
   kill(np_ranks_pid(&r, 1), SIGKILL);
   np_ranks_wait(&r);
   for (int i = 0; i < r.count; i++) assert_int_not_equal(r.exit_code[i], 0);
