@@ -10,13 +10,13 @@
 
 static const char *const whats[] = {
     [NP_ALLREDUCE_SUM] = "sum", [NP_ALLREDUCE_SCATTER] = "scatter", [NP_ALLREDUCE_GATHER] = "gather"};
-static const np_cli_word keys[] = {
-    {"what", "sum, or one of its halves: scatter (each rank a piece of it), gather (the pieces to all); default sum"},
-    {"least_kb", "kibibytes of the smallest slice (64)"},
-    {"most_mb", "mebibytes of the largest (256; cpu: 16)"},
-    {"runs", "timed sums of a size (20)"},
-    {"warmup", "sums before them (5)"},
-    {NULL, NULL}};
+static const np_cli_word keys[] = {{"what", "sum, or one of its halves: scatter (each rank a piece of it), gather (the "
+                                            "pieces to all); default sum. With MPI scatter is the whole sum"},
+                                   {"least_kb", "kibibytes of the smallest slice (64)"},
+                                   {"most_mb", "mebibytes of the largest (256; cpu: 16)"},
+                                   {"runs", "timed sums of a size (20)"},
+                                   {"warmup", "sums before them (5)"},
+                                   {NULL, NULL}};
 static const np_cli_word flags[] = {{"json", "a JSON line a size instead of the table"}, {NULL, NULL}};
 static const np_cli_usage usage = {
     .name = "bench allreduce",
@@ -64,7 +64,7 @@ static np_status find_what(const char *text, np_allreduce_what *out) {
     *out = (np_allreduce_what)i;
     return NP_OK;
   }
-  return np_error(NP_ERR_ARGUMENT, "what=%s: expected sum, scatter or gather", text);
+  return np_error(NP_ERR_ARGUMENT, "bench allreduce: what=%s: expected sum, scatter or gather", text);
 }
 
 static np_status bench(const np_cli_options *options) {

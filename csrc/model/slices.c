@@ -3,9 +3,9 @@
  *   gradients  ├ pred ┤├ head block ┤├ head block ┤ … ├ trunk block ┤ … ├ patchifier ┤├ vectors ┤
  *   slices     ├──────────── 0 ─────────────┤├──── 1 ──── …             ├──────────── K ────────┤
  *
- * A slice has slice_bytes or more, but for what is left at the end. A sum of few bytes takes as long as its way through the machines
- * does, and all must be taken one by one; in large ones the last, which nothing hides, is long. PyTorch's data parallel
- * training cuts at 25 MiB for the same reasons.
+ * A slice has slice_bytes or more, but for what is left at the end. A sum of few bytes takes as long as its way through
+ * the machines does, and all must be taken one by one; in large ones the last, which nothing hides, is long. PyTorch's
+ * data parallel training cuts at 25 MiB for the same reasons.
  *
  * Ranks that share the optimiser's state (options.ranks) have a piece each of every slice, but for the last, which all
  * keep: it has the vectors, and what of the matrices does not come out even. So the others are cut a little earlier,

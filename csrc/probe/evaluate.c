@@ -1,7 +1,6 @@
 #include "probe/evaluate.h"
 
-#include "util/file.h"
-#include "util/log.h"
+#include "probe/walk.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -50,35 +49,46 @@ static void count_hits(const float *logits, const np_batch *batch, int classes, 
   }
 }
 
-static np_status score_part(np_features *features, np_heads *heads, int grid, int classes, const np_dataset *part,
-                            int batch, np_score *scores, int64_t *per_class) {
+typedef struct scoring {
+  np_features *features;
+  np_heads *heads;
+  int grid, classes;
+  float *logits; /* [batch, classes] */
+  np_score *scores;
+  int64_t *per_class;
+} scoring;
+
+static np_status score_batch(const scoring *s, const np_batch *now) {
   np_status st = NP_OK;
-  np_loader *loader = NULL;
-  const np_batch *now = NULL;
-  np_loader_options options = np_features_loader(features->opened->recipe, batch);
-  options.max_bad_share = 1;          /* all ranks' images are judged together */
-  if (part->count == 0) return NP_OK; /* fewer images than ranks */
-  float *logits = malloc((size_t)batch * (size_t)classes * sizeof *logits);
-  if (!logits) return np_error(NP_ERR_MEMORY, "evaluation: out of memory");
-  NP_TRY(np_loader_open(part, &options, &loader));
-  for (;;) {
-    NP_TRY(np_loader_next(loader, &now));
-    if (!now) break;
-    NP_TRY(np_features_run(features, now->count, now->pixels));
-    NP_TRY(np_heads_normalise(heads, now->count, 0, features->values));
-    for (int g = 0; g < grid; g++) {
-      NP_TRY(np_heads_forward(heads, g, now->count, features->values, logits));
-      count_hits(logits, now, classes, &scores[g], g == 0 ? per_class : NULL);
-    }
-    char *status = np_format("evaluating: %lld of %lld images", (long long)scores[0].images, (long long)part->count);
-    if (np_comm_rank(features->opened->comm) == 0) np_log_set_status(status);
-    free(status);
+  NP_TRY(np_features_run(s->features, now->count, now->pixels));
+  NP_TRY(np_heads_normalise(s->heads, now->count, 0, s->features->values));
+  for (int g = 0; g < s->grid; g++) {
+    NP_TRY(np_heads_forward(s->heads, g, now->count, s->features->values, s->logits));
+    count_hits(s->logits, now, s->classes, &s->scores[g], g == 0 ? s->per_class : NULL);
   }
-  for (int g = 0; g < grid; g++) scores[g].bad = np_loader_stats_read(loader).bad;
 out:
-  np_log_set_status(NULL);
-  np_loader_close(loader);
-  free(logits);
+  return st;
+}
+
+/* This rank's part of the images. */
+static np_status score_part(scoring *s, const np_dataset *set, int batch) {
+  np_status st = NP_OK;
+  const np_opened *opened = s->features->opened;
+  np_walk walk = {0};
+  const np_batch *now;
+  s->logits = malloc((size_t)batch * (size_t)s->classes * sizeof *s->logits);
+  if (!s->logits) st = np_error(NP_ERR_MEMORY, "evaluation: out of memory");
+  if (st == NP_OK) st = np_walk_open(opened, set, batch, "evaluating", &walk);
+  NP_TRY(np_comm_settle(opened->comm, st));
+  for (;;) {
+    NP_TRY(np_walk_next(&walk, st, &now));
+    if (!now) break;
+    st = score_batch(s, now);
+  }
+  for (int g = 0; g < s->grid; g++) s->scores[g].bad = np_walk_bad(&walk);
+out:
+  np_walk_close(&walk);
+  free(s->logits);
   return st;
 }
 
@@ -112,11 +122,11 @@ np_status np_evaluate(np_features *features, np_heads *heads, int grid, int clas
                       np_score *scores, int64_t *per_class) {
   np_status st = NP_OK;
   np_comm *comm = features->opened->comm;
-  int64_t begin;
-  const np_dataset part = np_open_part(features->opened, set, &begin);
+  scoring s = {
+      .features = features, .heads = heads, .grid = grid, .classes = classes, .scores = scores, .per_class = per_class};
   memset(scores, 0, (size_t)grid * sizeof *scores);
   if (per_class) memset(per_class, 0, 2 * (size_t)classes * sizeof *per_class);
-  NP_TRY(np_comm_settle(comm, score_part(features, heads, grid, classes, &part, batch, scores, per_class)));
+  NP_TRY(score_part(&s, set, batch));
   NP_TRY(add_up(comm, grid, classes, scores, per_class));
   st = np_loader_check_bad(scores[0].bad, scores[0].images + scores[0].bad,
                            features->opened->recipe->data.max_bad_share);

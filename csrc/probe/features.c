@@ -31,18 +31,3 @@ np_status np_features_run(np_features *features, int count, const uint8_t *pixel
 out:
   return st;
 }
-
-np_loader_options np_features_loader(const np_recipe *recipe, int batch) {
-  return (np_loader_options){
-      .height = recipe->model.image_size[0],
-      .width = recipe->model.image_size[1],
-      .channels = recipe->model.channels,
-      .batch = batch,
-      .seed = recipe->seed,
-      .interpolation = NP_BICUBIC,
-      .workers = recipe->data.workers,
-      .prefetch = recipe->data.prefetch,
-      .max_pixels = recipe->data.max_pixels,
-      .max_bad_share = recipe->data.max_bad_share,
-  };
-}

@@ -2,7 +2,6 @@
 #ifndef NP_PROBE_FEATURES_H
 #define NP_PROBE_FEATURES_H
 
-#include "data/loader.h"
 #include "probe/open.h"
 
 typedef struct np_features {
@@ -20,9 +19,6 @@ void np_features_close(np_features *features); /* a zeroed struct is fine */
 
 /* Features of `count` images, pixels u8 [count, H, W, C] on the host, into values. */
 np_status np_features_run(np_features *features, int count, const uint8_t *pixels);
-
-/* Loader options of an evaluation pass (evaluation crop, in order, once) for this model. */
-np_loader_options np_features_loader(const np_recipe *recipe, int batch);
 
 /* Write the features of every good image under `root` as .npy: float32 [n, D] (mean over the tokens) or [n, N, D], and
  * beside `path`, its .npy replaced by .txt, the images' names in row order. Damaged images are skipped and logged. All

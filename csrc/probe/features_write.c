@@ -1,11 +1,13 @@
 /* Features as a file. Several ranks take a part of the images each, and leave its rows and names beside the file; the
  * first, whose rows come first, then puts theirs behind its own:
  *
- *   rank 0   header, rows of the first images ────────────────────┬─▶ rows of 1, rows of 2 … header again, rename
- *   rank 1   OUT.part1: rows of the next, and their names ────────┤   and afterwards each removes its parts
- *   rank 2   OUT.part2                                        ────┘
- */
+ *   rank 0   header, rows of the first images ───────┬─▶ rows of 1 ─┬─▶ rows of 2 … ──▶ header again, rename
+ *   rank 1   .OUT.part1: rows of the next, and names ┤   removed    │
+ *   rank 2   .OUT.part2                              ┘              └─  removed
+ *
+ * Nobody begins before the first rank has locked the file's temporary name: parts are one job's alone. */
 #include "probe/features.h"
+#include "probe/walk.h"
 #include "util/file.h"
 #include "util/log.h"
 #include "util/npy.h"
@@ -16,9 +18,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 typedef struct sink {
   char *array_path, *names_path; /* of this rank */
+  bool there;                    /* its parts, under these names */
   np_file_writer array, names;
   int64_t shape[3]; /* of the array; [0] counts */
   int ndim;
@@ -79,9 +83,11 @@ static np_status put_header_again(sink *to, const char *path) {
   return st;
 }
 
-/* "FILE", or "FILE.part2" of rank 2; malloc'ed. */
+/* "FOLDER/FILE", or "FOLDER/.FILE.part2" of rank 2; malloc'ed. */
 static char *part_path(const char *path, int rank) {
-  return rank == 0 ? np_format("%s", path) : np_format("%s.part%d", path, rank);
+  const char *slash = strrchr(path, '/'), *file = slash ? slash + 1 : path;
+  if (rank == 0) return np_format("%s", path);
+  return np_format("%.*s.%s.part%d", (int)(file - path), path, file, rank);
 }
 
 /* `path` with .txt instead of .npy, malloc'ed. */
@@ -112,43 +118,43 @@ out:
   return st;
 }
 
-static void close_sink(sink *to, int rank) {
+static void remove_parts(sink *to) {
+  if (to->there) (void)unlink(to->array_path);
+  if (to->there) (void)unlink(to->names_path);
+  to->there = false;
+}
+
+static void close_sink(sink *to) {
   np_file_abort(&to->array);
   np_file_abort(&to->names);
-  if (rank > 0 && to->array_path) (void)unlink(to->array_path); /* never another's: they were this rank's to write */
-  if (rank > 0 && to->names_path) (void)unlink(to->names_path);
+  remove_parts(to);
   free(to->host);
   free(to->array_path);
   free(to->names_path);
 }
 
-/* This rank's rows and names. *bad: damaged images. */
-static np_status write_part(np_features *f, const np_dataset *part, int batch, sink *to, int64_t *bad) {
+/* This rank's rows and names, behind the first one's header or as parts. *bad: damaged images. */
+static np_status write_part(np_features *f, const np_dataset *set, int batch, sink *to, int64_t *bad) {
   np_status st = NP_OK;
-  np_loader *loader = NULL;
-  const np_batch *now = NULL;
-  const bool first = np_comm_rank(f->opened->comm) == 0;
-  np_loader_options options = np_features_loader(f->opened->recipe, batch);
-  if (np_comm_world(f->opened->comm) > 1) options.max_bad_share = 1; /* all ranks' images are judged together */
-  if (part->count == 0) goto commit;                                 /* fewer images than ranks */
-  NP_TRY(np_loader_open(part, &options, &loader));
+  const np_opened *opened = f->opened;
+  np_walk walk;
+  const np_batch *now;
+  NP_TRY(np_comm_settle(opened->comm, np_walk_open(opened, set, batch, "features", &walk)));
   for (;;) {
-    NP_TRY(np_loader_next(loader, &now));
+    NP_TRY(np_walk_next(&walk, st, &now));
     if (!now) break;
-    NP_TRY(np_features_run(f, now->count, now->pixels));
-    NP_TRY(put_batch(f, to, now, part));
-    char *status = np_format("features: %lld of %lld images", (long long)to->shape[0], (long long)part->count);
-    if (first) np_log_set_status(status);
-    free(status);
+    st = np_features_run(f, now->count, now->pixels);
+    if (st == NP_OK) st = put_batch(f, to, now, &walk.part);
   }
-  *bad = np_loader_stats_read(loader).bad;
-commit:
-  if (first) goto out;
-  NP_TRY(np_file_commit(&to->names));
-  NP_TRY(np_file_commit(&to->array));
+  *bad = np_walk_bad(&walk);
+  if (np_comm_rank(opened->comm) > 0) {
+    to->there = true;
+    st = np_file_commit(&to->names);
+    if (st == NP_OK) st = np_file_commit(&to->array);
+  }
+  st = np_comm_settle(opened->comm, st);
 out:
-  np_log_set_status(NULL);
-  np_loader_close(loader);
+  np_walk_close(&walk);
   return st;
 }
 
@@ -168,21 +174,53 @@ static np_status put_file(np_file_writer *to, const char *path) {
   return st;
 }
 
-/* The others' parts behind the first one's, which then is the whole. */
-static np_status put_together(sink *to, int world, int64_t rows) {
-  np_status st = NP_OK;
-  for (int rank = 1; rank < world && st == NP_OK; rank++) {
-    char *array = part_path(to->array_path, rank), *names = part_path(to->names_path, rank);
-    st = put_file(&to->array, array);
-    if (st == NP_OK) st = put_file(&to->names, names);
+static np_status put_part(sink *to, int rank) {
+  char *array = part_path(to->array_path, rank), *names = part_path(to->names_path, rank);
+  np_status st = put_file(&to->array, array);
+  if (st == NP_OK) st = put_file(&to->names, names);
+  free(array);
+  free(names);
+  return st;
+}
+
+/* Left by jobs that were killed, and had more ranks. */
+static void remove_others(const sink *to, int world) {
+  for (bool found = true; found; world++) {
+    char *array = part_path(to->array_path, world), *names = part_path(to->names_path, world);
+    found = unlink(array) == 0;
+    found = unlink(names) == 0 || found;
     free(array);
     free(names);
   }
-  if (st != NP_OK) return st;
+}
+
+/* The others' parts behind the first one's, which then is the whole; they meet after each, which may take long. */
+static np_status put_together(np_comm *comm, sink *to, int64_t rows) {
+  np_status st = NP_OK;
+  const bool first = np_comm_rank(comm) == 0;
+  for (int rank = 1; rank < np_comm_world(comm); rank++) {
+    NP_TRY(np_comm_settle(comm, first ? put_part(to, rank) : NP_OK));
+    if (rank == np_comm_rank(comm)) remove_parts(to);
+  }
+  if (!first) goto out;
   to->shape[0] = rows;
   NP_TRY(put_header_again(to, to->array_path));
   NP_TRY(np_file_commit(&to->names));
   NP_TRY(np_file_commit(&to->array));
+  remove_others(to, np_comm_world(comm));
+out:
+  return st;
+}
+
+/* What all ranks must have been told alike, beside the recipe. */
+static np_status compare(const np_features *f, const np_dataset *set, const char *root, const char *path, bool mean) {
+  np_status st = NP_OK;
+  np_comm *comm = f->opened->comm;
+  const uint64_t layers = XXH3_64bits(f->layers, (size_t)f->layer_count * sizeof *f->layers);
+  NP_TRY(np_comm_same(comm, "the images", (int64_t)np_dataset_listing(set, root)));
+  NP_TRY(np_comm_same(comm, "layers", (int64_t)layers));
+  NP_TRY(np_comm_same(comm, "pool", mean));
+  NP_TRY(np_comm_same(comm, "out", (int64_t)XXH3_64bits(path, strlen(path))));
 out:
   return st;
 }
@@ -197,24 +235,18 @@ np_status np_features_write(np_features *f, const char *root, int batch, bool me
   np_status st = NP_OK;
   np_dataset *set = NULL;
   np_comm *comm = f->opened->comm;
-  const int rank = np_comm_rank(comm);
-  int64_t begin;
   sink to = {.array = {.descriptor = -1}, .names = {.descriptor = -1}, .ndim = mean ? 2 : 3};
   NP_TRY(np_comm_settle(comm, np_dataset_open(root, false, &set)));
-  NP_TRY(np_comm_same(comm, "the images", (int64_t)np_dataset_listing(set, root)));
-  const np_dataset part = np_open_part(f->opened, set, &begin);
-  *bad = 0;
-  st = open_sink(f, set, batch, rank, path, &to);
-  if (st == NP_OK) st = write_part(f, &part, batch, &to, bad);
-  NP_TRY(np_comm_settle(comm, st));
+  NP_TRY(compare(f, set, root, path, mean));
+  NP_TRY(np_comm_settle(comm, open_sink(f, set, batch, np_comm_rank(comm), path, &to)));
+  NP_TRY(write_part(f, set, batch, &to, bad));
   double counts[2] = {(double)to.shape[0], (double)*bad};
   NP_TRY(np_comm_total(comm, counts, 2));
   *rows = (int64_t)counts[0], *bad = (int64_t)counts[1];
-  st = judge(f, root, *rows, *bad);
-  if (st == NP_OK && rank == 0) st = put_together(&to, np_comm_world(comm), *rows);
-  st = np_comm_settle(comm, st);
+  NP_TRY(np_comm_settle(comm, judge(f, root, *rows, *bad)));
+  st = np_comm_settle(comm, put_together(comm, &to, *rows));
 out:
-  close_sink(&to, rank);
+  close_sink(&to);
   np_dataset_close(set);
   return st;
 }

@@ -70,22 +70,44 @@ out:
   return st;
 }
 
+/* Its prefix lengths, in words that fit another grid where they can: up to the last patch, where they were. malloc'ed.
+ */
+static np_status prefix_words(const char *text, const char *name, char **out) {
+  np_recipe *own;
+  np_status st = np_recipe_parse(text, strlen(text), name, NULL, 0, &own);
+  if (st != NP_OK) return st;
+  const int *prefix = own->data.prefix, last = np_recipe_tokens(&own->model) - 1;
+  *out = np_format("data.prefix=[%d, %d]", prefix[0], prefix[1] == last ? -1 : prefix[1]);
+  np_recipe_free(own);
+  return NP_OK;
+}
+
+/* What is training's alone nobody should have to change here: the kernels of its attention, which another device may
+ * not have, and prefix lengths that a grid of fewer patches has not. The user's words come behind and win. */
 static np_status read_recipe(np_opened *opened, const np_open_options *options) {
+  np_status st = NP_OK;
   const char *text = np_safetensors_metadata(opened->file, "recipe");
   if (!text) return infer_recipe(opened, options);
   opened->own = true;
-  /* What is training's alone nobody should have to change here: the kernels of its attention, which another device may
-   * not have, and the range of prefix lengths, which is of the grid trained on. The user's words come behind and win.
-   */
   const bool other_grid = given(options, "model.image_size") || given(options, "model.patch_size");
-  const char **words = malloc(((size_t)options->override_count + 2) * sizeof *words);
-  if (!words) return np_error(NP_ERR_MEMORY, "%s: out of memory", opened->path);
-  int count = 0;
-  words[count++] = "attention=auto";
-  if (other_grid) words[count++] = "data.prefix=[1, -1]";
-  for (int i = 0; i < options->override_count; i++) words[count++] = options->overrides[i];
-  char *name = np_format("%s (its recipe)", opened->path);
-  np_status st = np_recipe_parse(text, strlen(text), name, words, count, &opened->recipe);
+  enum { OWN = 2 };
+  const char **words = malloc(((size_t)options->override_count + OWN) * sizeof *words);
+  char *name = np_format("%s (its recipe)", opened->path), *prefix = NULL;
+  if (!words) st = np_error(NP_ERR_MEMORY, "%s: out of memory", opened->path);
+  else st = prefix_words(text, name, &prefix);
+  if (st != NP_OK) goto out;
+  words[0] = "attention=auto";
+  words[1] = other_grid ? prefix : words[0];
+  for (int i = 0; i < options->override_count; i++) words[OWN + i] = options->overrides[i];
+  st = np_recipe_parse(text, strlen(text), name, words, OWN + options->override_count, &opened->recipe);
+  if (st == NP_OK || !other_grid || given(options, "data.prefix")) goto out;
+  words[1] = "data.prefix=[1, -1]";
+  if (np_recipe_parse(text, strlen(text), name, words, OWN + options->override_count, &opened->recipe) != NP_OK)
+    goto out;
+  np_info("%s: the grid has no such prefix lengths as %s: [1, -1] instead", opened->path, prefix);
+  st = NP_OK;
+out:
+  free(prefix);
   free(name);
   free(words);
   return st;
@@ -142,7 +164,8 @@ np_status np_open_model(const char *model, const np_open_options *options, np_op
     goto out;
   }
   NP_TRY(open_ops(out, options->launch));
-  st = np_comm_settle(out->comm, take(out, options));
+  NP_TRY(np_comm_settle(out->comm, take(out, options)));
+  st = np_comm_same(out->comm, "the weights", (int64_t)out->weights);
 out:
   if (st != NP_OK) np_open_close(out);
   return st;
@@ -158,13 +181,21 @@ void np_open_close(np_opened *opened) {
   *opened = (np_opened){0};
 }
 
-np_dataset np_open_part(const np_opened *opened, const np_dataset *set, int64_t *begin) {
-  const int64_t rank = np_comm_rank(opened->comm), world = np_comm_world(opened->comm);
-  np_dataset part = *set;
-  *begin = set->count * rank / world;
-  part.samples += *begin;
-  part.count = set->count * (rank + 1) / world - *begin;
-  return part;
+np_loader_options np_open_loader(const np_recipe *recipe, int batch) {
+  return (np_loader_options){
+      .height = recipe->model.image_size[0],
+      .width = recipe->model.image_size[1],
+      .channels = recipe->model.channels,
+      .batch = batch,
+      .seed = recipe->seed,
+      .prefix_min = recipe->data.prefix[0],
+      .prefix_max = recipe->data.prefix[1],
+      .interpolation = NP_BICUBIC,
+      .workers = recipe->data.workers,
+      .prefetch = recipe->data.prefetch,
+      .max_pixels = recipe->data.max_pixels,
+      .max_bad_share = recipe->data.max_bad_share,
+  };
 }
 
 np_status np_open_float_ops(np_opened *opened, np_ops **out, bool *owned) {

@@ -3,7 +3,7 @@
 #ifndef NP_PROBE_OPEN_H
 #define NP_PROBE_OPEN_H
 
-#include "data/dataset.h"
+#include "data/loader.h"
 #include "dist/comm.h"
 #include "model/model.h"
 #include "recipe/recipe.h"
@@ -41,8 +41,8 @@ typedef struct np_opened {
 np_status np_open_model(const char *model, const np_open_options *options, np_opened *out);
 void np_open_close(np_opened *opened); /* a zeroed struct is fine */
 
-/* This rank's part of the images, which are those from `begin` on. Borrows from `set`. */
-np_dataset np_open_part(const np_opened *opened, const np_dataset *set, int64_t *begin);
+/* Loader options of an evaluation pass (evaluation crop, in order, once) for this model. */
+np_loader_options np_open_loader(const np_recipe *recipe, int batch);
 
 /* A float32 operator table beside the trunk's (the same one when that is float32; then *owned is false). */
 np_status np_open_float_ops(np_opened *opened, np_ops **out, bool *owned);

@@ -116,7 +116,7 @@ out:
 }
 
 static np_status open_loader(probe *p) {
-  np_loader_options options = np_features_loader(p->recipe, p->batch);
+  np_loader_options options = np_open_loader(p->recipe, p->batch);
   options.train = true;
   options.max_bad_share = 1; /* all ranks' images are judged together */
   options.whole = p->result->batch;

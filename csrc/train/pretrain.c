@@ -80,7 +80,6 @@ out:
 
 static np_status start_fresh(np_trainer *t) {
   np_status st = np_begin_weights(&t->begin, t->recipe, np_model_params(t->model), t->staging);
-  np_begin_close(&t->begin);
   return st == NP_OK ? np_model_set_weights(t->model, t->staging) : st;
 }
 
@@ -192,11 +191,14 @@ static np_status describe(np_trainer *t, const np_checkpoint *checkpoint, const 
                                 .act = t->state.act,
                                 .threads = t->state.threads,
                                 .ranks = t->launch.world,
+                                .init = t->begin.path,
+                                .init_hash = t->begin.hash,
                                 .step = t->state.step};
   if (!np_trainer_first(t)) return NP_OK;
   if (checkpoint) {
     np_guard_warn(&t->state, &checkpoint->state);
-    np_info("going on from '%s'", checkpoint->path);
+    np_info("going on from '%s'%s", checkpoint->path,
+            t->recipe->run.init && *t->recipe->run.init ? ", not from run.init: that is for a new run" : "");
     NP_TRY(np_checkpoint_set_aside(run, t->state.step));
   }
   NP_TRY(np_run_describe(run, t->recipe, &record));
@@ -233,6 +235,8 @@ static np_status train(np_trainer *t, const char *command) {
     goto out;
   }
   NP_TRY(np_comm_settle(t->comm, take(t, checkpoint, command)));
+  NP_TRY(np_comm_same(t->comm, "the weights of run.init", (int64_t)t->begin.hash));
+  np_begin_close(&t->begin);       /* as little as the checkpoint's */
   np_checkpoint_close(checkpoint); /* its files need not stay mapped while the run lasts */
   checkpoint = NULL;
   st = np_trainer_run(t);

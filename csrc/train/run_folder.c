@@ -55,6 +55,24 @@ void np_run_unlock(int descriptor) {
   if (descriptor >= 0) close(descriptor);
 }
 
+/* What the run began with: as this start says, or the one before it did. */
+static void add_init(cJSON *json, const char *path, const np_run_record *record) {
+  enum { LARGEST = 1 << 20 };
+  char hash[20], *text = NULL;
+  size_t size;
+  if (record->init) {
+    cJSON *init = cJSON_AddObjectToObject(json, "init");
+    snprintf(hash, sizeof hash, "%016" PRIx64, record->init_hash);
+    cJSON_AddStringToObject(init, "path", record->init);
+    cJSON_AddStringToObject(init, "weights_xxh3_64", hash);
+  } else if (record->step > 0 && np_file_read(path, LARGEST, &text, &size) == NP_OK) {
+    cJSON *before = cJSON_ParseWithLength(text, size), *init = cJSON_DetachItemFromObject(before, "init");
+    if (init) cJSON_AddItemToObject(json, "init", init);
+    cJSON_Delete(before);
+    free(text);
+  }
+}
+
 static np_status write_record(const char *run, const np_recipe *recipe, const np_run_record *record) {
   np_status st = NP_OK;
   char host[256] = "unknown", started[32] = "", seed[24], *text = NULL, *path = np_path_join(run, "run.json");
@@ -69,6 +87,7 @@ static np_status write_record(const char *run, const np_recipe *recipe, const np
   cJSON_AddStringToObject(json, "command", record->command ? record->command : "");
   cJSON_AddStringToObject(json, "seed", seed);
   cJSON_AddStringToObject(json, "started", started);
+  add_init(json, path, record);
   cJSON_AddNumberToObject(json, "from_step", (double)record->step);
   cJSON_AddStringToObject(json, "host", host);
   cJSON_AddStringToObject(json, "hardware", record->hardware);

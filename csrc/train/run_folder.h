@@ -27,10 +27,12 @@ typedef struct np_run_record {
   const char *hardware; /* np_ops_choice.hardware */
   np_dtype act;
   int threads, ranks;
-  int64_t step; /* steps behind us at this start */
+  const char *init;     /* the weight file that the run begins with; NULL: none, or the run goes on */
+  uint64_t init_hash;   /* of these weights */
+  int64_t step;         /* steps behind us at this start */
 } np_run_record;
 
-/* Write recipe.yaml and run.json. */
+/* Write recipe.yaml and run.json. What a run began with stays in the latter when it goes on. */
 np_status np_run_describe(const char *run, const np_recipe *recipe, const np_run_record *record);
 
 #endif

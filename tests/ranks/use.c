@@ -121,6 +121,8 @@ static void assert_same_features(const char *const folders[2], size_t values) {
   for (int k = 0; k < 2; k++) free(bytes[k]), free(names[k]);
 }
 
+#define BEGIN "pretrain", "recipe.yaml", "data.train=images/train", BACKEND, "run.dir=begun", "train.steps=4"
+
 /* Of all images in their order, as one process writes them, and nothing beside. One of the four is damaged. */
 void features(void **state) {
   (void)state;
@@ -137,4 +139,21 @@ void features(void **state) {
   expect(3, FEATURES("data.max_bad_share=0", "out=f3/g.npy"), 1, "1 of 4 images are damaged: more than the allowed");
   assert_int_equal(system("test $(ls -A f3 | wc -l) = 2 && test $(ls -A tokens4 | wc -l) = 2"), 0);
   refused_by_first(FEATURES("out=images"));
+  assert_int_equal(system("test $(ls -A | grep -c '^[.]images') = 0"), 0);
+#ifdef NP_RANKS_MPI
+  /* Two programs that were not told the same, or find another checkpoint; and what a job with more ranks has left. */
+  np_run_result result;
+#define ONE(...)  "-np", "1", NP_PROGRAM, __VA_ARGS__, "threads=1"
+#define BOTH(...) np_run((const char *const[]){NP_MPIRUN, "--oversubscribe", __VA_ARGS__, NULL}, &result)
+  BOTH(ONE("features", "whole", "odd", "out=f3/h.npy"), ":",
+       ONE("features", "whole", "odd", "out=f3/h.npy", "pool=none"));
+  if (result.exit_code != 2 || !strstr(result.err, "the ranks differ in pool")) fail_msg("%s", result.err);
+  BOTH(ONE("loss", "whole", "data=images"), ":", ONE("loss", "whole/checkpoints/step-00000296", "data=images"));
+  if (result.exit_code != 2 || !strstr(result.err, "the ranks differ in the weights")) fail_msg("%s", result.err);
+  BOTH(ONE(BEGIN, "run.init=whole"), ":", ONE(BEGIN, "run.init=whole"));
+  if (result.exit_code != 0) fail_msg("%s", result.err);
+  assert_int_equal(system("touch f3/.f.npy.part3 f3/.f.txt.part3"), 0);
+  expect(3, FEATURES("out=f3/f.npy"), 0, NULL);
+  assert_int_equal(system("test $(ls -A f3 | wc -l) = 2"), 0);
+#endif
 }

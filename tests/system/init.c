@@ -102,11 +102,23 @@ static void with_trunk(void **state) {
 /* Once it has a checkpoint of its own a run goes on from that, whatever is at run.init. */
 static void goes_on(void **state) {
   (void)state;
-  TRAIN("on", STAND, "run.init=first");
+#define ON "checkpoint.every=1", "checkpoint.keep_last=9"
+  TRAIN("whole", ON, "run.init=first");
   assert_done();
-  TRAIN("on", STAND, "run.init=gone");
+  assert_int_equal(system("mkdir on && cp -r whole/run.json whole/checkpoints on && cd on/checkpoints && "
+                          "rm -r step-00000003 step-00000004"),
+                   0);
+  TRAIN("on", ON, "run.init=gone");
   assert_done();
-  assert_non_null(strstr(result.err, "is complete"));
+  assert_non_null(strstr(result.err, "going on from 'on/checkpoints/step-00000002', not from run.init"));
+  assert_same_files("whole/checkpoints/step-00000004/" NP_CHECKPOINT_MODEL,
+                    "on/checkpoints/step-00000004/" NP_CHECKPOINT_MODEL);
+  char *record;
+  size_t size;
+  assert_ok(np_file_read("on/run.json", 1 << 20, &record, &size)); /* what it began with */
+  assert_non_null(strstr(record, "\"path\":\t\"" FIRST "\""));
+  assert_non_null(strstr(record, "\"weights_xxh3_64\":"));
+  free(record);
 }
 
 static void what_shapes_do_not_tell(void **state) {
@@ -124,7 +136,14 @@ static void refused(void **state) {
   TRAIN("no", "run.init=images");
   assert_failed(2, "run.init: 'images' holds no model");
   TRAIN("no", "run.init=first", "model.width=48");
-  assert_failed(1, "tensor head.decoder_projection.weight has shape [32, 32]; the recipe's model expects [32, 48]");
+  assert_failed(1, "run.init: " FIRST ": tensor head.decoder_projection.weight has shape [32, 32]; the recipe's model "
+                   "expects [32, 48]");
+  assert_null(strstr(result.err, "warning: "));
+  assert_int_equal(system("cp " FIRST " nan.safetensors && printf '\\377\\377\\377\\377' | dd of=nan.safetensors bs=1 "
+                          "seek=$(($(stat -c %s nan.safetensors) - 4)) conv=notrunc 2>/dev/null"),
+                   0);
+  TRAIN("no", "run.init=nan.safetensors");
+  assert_failed(1, "is not finite");
   TRAIN("no", "run.init=recipe.yaml");
   assert_failed(1, "run.init: 'recipe.yaml': a header of");
   assert_int_equal(system("cp -r first broken && printf x | dd of=broken/checkpoints/step-00000004/model.safetensors "

@@ -5,7 +5,6 @@
 
 #include "data/loader.h"
 #include "data/sampler.h"
-#include "probe/features.h"
 #include "probe/open.h"
 
 #include <math.h>
@@ -70,8 +69,7 @@ static double work_out(const char *folder, int *images, int *targets) {
   assert_ok(np_open_model("run", &how, &opened));
   assert_ok(np_dataset_open(folder, false, &set));
   const np_recipe_model *m = &opened.recipe->model;
-  np_loader_options options = np_features_loader(opened.recipe, 1);
-  options.prefix_min = opened.recipe->data.prefix[0], options.prefix_max = opened.recipe->data.prefix[1];
+  const np_loader_options options = np_open_loader(opened.recipe, 1);
   float *pred = malloc((size_t)np_recipe_tokens(m) * (size_t)np_recipe_patch_values(m) * sizeof *pred);
   assert_ok(np_loader_open(set, &options, &loader));
   *images = *targets = 0;
@@ -116,6 +114,35 @@ static void as_worked_out(void **state) {
   assert_non_null(strstr(result.out, "over 460 patches of 20 images")); /* all but each image's first */
 }
 
+static int targets_of(const char *run, const char *size) {
+  double loss;
+  int targets, images;
+  np_run((const char *const[]){NP_PROGRAM, "loss", run, "data=images", size, NULL}, &result);
+  assert_done();
+  assert_int_equal(sscanf(result.out, "loss %lf over %d patches of %d images", &loss, &targets, &images), 3);
+  assert_int_equal(images, 20);
+  return targets;
+}
+
+/* On another grid prefixes are drawn as they were trained, if it has such. */
+static void other_grids(void **state) {
+  (void)state;
+#define TRAIN(run, ...)                                                                                                \
+  np_run((const char *const[]){NP_PROGRAM, "pretrain", "recipe.yaml", "data.train=images/train", "run.dir=" run,       \
+                               "train.steps=1", __VA_ARGS__, NULL},                                                    \
+         &result)
+  TRAIN("causal", "data.prefix=[0, 0]");
+  assert_done();
+  assert_int_equal(targets_of("causal", "model.patch_size=4"), 20 * 23);
+  assert_int_equal(targets_of("causal", "model.image_size=[24, 24]"), 20 * 35);
+  TRAIN("last", "data.prefix=[23, -1]");
+  assert_done();
+  assert_int_equal(targets_of("last", "model.image_size=[16, 24]"), 20);
+  assert_null(strstr(result.err, "the grid has no such prefix lengths"));
+  (void)targets_of("last", "model.image_size=[8, 8]");
+  assert_non_null(strstr(result.err, "the grid has no such prefix lengths as data.prefix=[23, -1]: [1, -1] instead"));
+}
+
 static void damaged(void **state) {
   (void)state;
   assert_int_equal(system("cp -r images/val some && f=$(find some -name '*.png' | sort | head -n 1) && : >$f"), 0);
@@ -133,7 +160,9 @@ static void refused(void **state) {
   LOSS("data=nowhere");
   assert_failed(1, "cannot read the folder");
   LOSS("data=images", "json=images");
-  assert_int_equal(result.exit_code, 2);
+  assert_failed(2, "json=images: ");
+  LOSS("data=images", "json=");
+  assert_failed(2, "json=: expected the name of a file");
   np_run((const char *const[]){NP_PROGRAM, "probe", "run", "data=images", "out=probe.safetensors", "probe.epochs=1",
                                "probe.batch=8", "probe.lr=[0.01]", "probe.weight_decay=[0.1]", NULL},
          &result);
@@ -145,6 +174,7 @@ static void refused(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(as_worked_out),
+      cmocka_unit_test(other_grids),
       cmocka_unit_test(damaged),
       cmocka_unit_test(refused),
   };
