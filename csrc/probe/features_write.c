@@ -194,6 +194,17 @@ static void remove_others(const sink *to, int world) {
   }
 }
 
+static np_status finish(sink *to, int world, int64_t rows) {
+  np_status st = NP_OK;
+  to->shape[0] = rows;
+  NP_TRY(put_header_again(to, to->array_path));
+  NP_TRY(np_file_commit(&to->names));
+  NP_TRY(np_file_commit(&to->array));
+  remove_others(to, world);
+out:
+  return st;
+}
+
 /* The others' parts behind the first one's, which then is the whole; they meet after each, which may take long. */
 static np_status put_together(np_comm *comm, sink *to, int64_t rows) {
   np_status st = NP_OK;
@@ -202,12 +213,7 @@ static np_status put_together(np_comm *comm, sink *to, int64_t rows) {
     NP_TRY(np_comm_settle(comm, first ? put_part(to, rank) : NP_OK));
     if (rank == np_comm_rank(comm)) remove_parts(to);
   }
-  if (!first) goto out;
-  to->shape[0] = rows;
-  NP_TRY(put_header_again(to, to->array_path));
-  NP_TRY(np_file_commit(&to->names));
-  NP_TRY(np_file_commit(&to->array));
-  remove_others(to, np_comm_world(comm));
+  st = np_comm_settle(comm, first ? finish(to, np_comm_world(comm), rows) : NP_OK);
 out:
   return st;
 }
@@ -244,7 +250,7 @@ np_status np_features_write(np_features *f, const char *root, int batch, bool me
   NP_TRY(np_comm_total(comm, counts, 2));
   *rows = (int64_t)counts[0], *bad = (int64_t)counts[1];
   NP_TRY(np_comm_settle(comm, judge(f, root, *rows, *bad)));
-  st = np_comm_settle(comm, put_together(comm, &to, *rows));
+  st = put_together(comm, &to, *rows);
 out:
   close_sink(&to);
   np_dataset_close(set);
