@@ -165,7 +165,7 @@ def stage_ranks(check):
     repeat(check, steps, ranks)
     program = check.path("bin", "test_gpu_ranks")
     if os.path.exists(program):
-        status, out, said, seconds = check.run([program], 300)
+        status, out, said, seconds = check.run([program], 420)
         if status == 77:  # four ranks on fewer GPUs, and NCCL is too old for that
             check.row("gpu.ranks", "skipped", detail=out.strip().splitlines()[-1], seconds=seconds)
         else:
