@@ -3,6 +3,7 @@
  * started as torchrun does, on the emulated GPU and an emulated NCCL, and on GPUs (NP_RANKS_GPU), which they share
  * where there are few. */
 #include "ranks/bed.h"
+#include "system/work.h"
 
 #include "checkpoint/checkpoint.h"
 #include "ops/ops.h"
@@ -15,8 +16,6 @@
 char np_ranks_program[4096];
 int np_ranks_gpus;
 #endif
-
-static char *work;
 
 static const char recipe[] =
     "threads: 1\n"
@@ -33,20 +32,9 @@ static const char recipe[] =
   }
 
 static int make_work(void **state) {
-  np_run_result result;
-  if (temp_setup(state) != 0) return -1;
-  work = *state;
-  if (chdir(work) != 0 || np_file_write("recipe.yaml", recipe, strlen(recipe)) != NP_OK) return -1;
-  np_run((const char *const[]){NP_PROGRAM, "synth", "images", "classes=4", "train=40", "val=4", "size=16", NULL},
-         &result);
-  if (result.exit_code != 0) return -1;
+  if (work_make(state, recipe, "val=4", "size=16") != 0) return -1;
   expect(1, TRAIN("whole", "seed=0"), 0, NULL);
   return 0;
-}
-
-static int remove_work(void **state) {
-  *state = work;
-  return chdir("/") != 0 || temp_teardown(state) != 0;
 }
 
 /* ---- results ----------------------------------------------------------------------------------------------------- */
@@ -358,5 +346,5 @@ int main(int argc, char **argv) {
       cmocka_unit_test(probe_stopped_and_gone_on),
   };
   if (argc > 1) cmocka_set_test_filter(argv[1]);
-  return cmocka_run_group_tests(tests, make_work, remove_work);
+  return cmocka_run_group_tests(tests, make_work, work_remove);
 }

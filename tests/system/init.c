@@ -1,5 +1,5 @@
 /* Runs that begin with the weights of others. */
-#include "unit/temp.h"
+#include "system/work.h"
 
 #include "system/result.h"
 
@@ -7,8 +7,6 @@
 #include "util/safetensors.h"
 
 #include <stdbool.h>
-
-static char *work; /* a folder with recipe.yaml, images and `first`, a run */
 
 static const char recipe[] =
     "threads: 1\n"
@@ -26,20 +24,10 @@ static const char recipe[] =
 #define FIRST "first/checkpoints/step-00000004/" NP_CHECKPOINT_MODEL
 
 static int make_work(void **state) {
-  if (temp_setup(state) != 0) return -1;
-  work = *state;
-  if (chdir(work) != 0 || np_file_write("recipe.yaml", recipe, strlen(recipe)) != NP_OK) return -1;
-  np_run((const char *const[]){NP_PROGRAM, "synth", "images", "classes=4", "train=40", "val=4", "size=16", NULL},
-         &result);
-  if (result.exit_code != 0) return -1;
+  if (work_make(state, recipe, "val=4", "size=16") != 0) return -1;
   TRAIN("first", "seed=1");
   if (result.exit_code != 0) fprintf(stderr, "%s", result.err);
   return result.exit_code;
-}
-
-static int remove_work(void **state) {
-  *state = work;
-  return chdir("/") != 0 || temp_teardown(state) != 0;
 }
 
 /* Whether the first weights of `run` are those of the file `like`, by part of the model. */
@@ -160,5 +148,5 @@ int main(void) {
       cmocka_unit_test(goes_on),  cmocka_unit_test(what_shapes_do_not_tell),
       cmocka_unit_test(refused),
   };
-  return cmocka_run_group_tests(tests, make_work, remove_work);
+  return cmocka_run_group_tests(tests, make_work, work_remove);
 }

@@ -1,5 +1,5 @@
 /* The pixel loss of held-out images, against one that is worked out here from the model's predictions. */
-#include "unit/temp.h"
+#include "system/work.h"
 
 #include "system/result.h"
 
@@ -9,8 +9,6 @@
 
 #include <math.h>
 
-static char *work; /* a folder with recipe.yaml, images and `run` */
-
 static const char recipe[] =
     "threads: 1\n"
     "precision: fp32\n"
@@ -19,21 +17,11 @@ static const char recipe[] =
     "train: {steps: 30, batch: 8}\n";
 
 static int make_work(void **state) {
-  if (temp_setup(state) != 0) return -1;
-  work = *state;
-  if (chdir(work) != 0 || np_file_write("recipe.yaml", recipe, strlen(recipe)) != NP_OK) return -1;
-  np_run((const char *const[]){NP_PROGRAM, "synth", "images", "classes=4", "train=40", "val=20", "size=32", NULL},
-         &result);
-  if (result.exit_code != 0) return -1;
+  if (work_make(state, recipe, "val=20", "size=32") != 0) return -1;
   np_run((const char *const[]){NP_PROGRAM, "pretrain", "recipe.yaml", "data.train=images/train", "run.dir=run", NULL},
          &result);
   if (result.exit_code != 0) fprintf(stderr, "%s", result.err);
   return result.exit_code;
-}
-
-static int remove_work(void **state) {
-  *state = work;
-  return chdir("/") != 0 || temp_teardown(state) != 0;
 }
 
 /* Σ over the targets of an image, of the mean over a patch's values, in float64 (model.md 7); pred [N, P·P·C]. */
@@ -178,5 +166,5 @@ int main(void) {
       cmocka_unit_test(damaged),
       cmocka_unit_test(refused),
   };
-  return cmocka_run_group_tests(tests, make_work, remove_work);
+  return cmocka_run_group_tests(tests, make_work, work_remove);
 }

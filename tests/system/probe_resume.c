@@ -1,5 +1,5 @@
 /* A probe that is stopped or killed and goes on from OUT.progress: to the same bits; and what may not go on. */
-#include "unit/temp.h"
+#include "system/work.h"
 
 #include "system/result.h"
 #include "util/safetensors.h"
@@ -11,8 +11,6 @@
 #include <time.h>
 
 /* A folder with a run, `run`, images/train and images/val, and an undisturbed probe, whole.safetensors. */
-static char *work;
-
 #define PROBE    "probe", "run", "data=images", "probe.batch=8", "probe.save_every=5", "probe.log_every=1"
 #define RUN(...) np_run((const char *const[]){NP_PROGRAM, __VA_ARGS__, NULL}, &result)
 
@@ -28,20 +26,12 @@ static const char recipe[] =
     "probe: {epochs: 20, lr: [1.0e-3, 1.0e-2], weight_decay: [0.1]}\n";
 
 static int make_work(void **state) {
-  if (temp_setup(state) != 0) return -1;
-  work = *state;
-  if (chdir(work) != 0 || np_file_write("recipe.yaml", recipe, strlen(recipe)) != NP_OK) return -1;
-  RUN("synth", "images", "classes=4", "train=40", "val=8", "size=16");
-  if (result.exit_code == 0) RUN("pretrain", "recipe.yaml", "data.train=images/train", "run.dir=run");
+  if (work_make(state, recipe, "val=8", "size=16") != 0) return -1;
+  RUN("pretrain", "recipe.yaml", "data.train=images/train", "run.dir=run");
   if (result.exit_code == 0) RUN("pretrain", "recipe.yaml", "data.train=images/train", "run.dir=run2", "seed=7");
   if (result.exit_code == 0) RUN(PROBE, "out=whole.safetensors");
   if (result.exit_code != 0) fprintf(stderr, "%s", result.err);
   return result.exit_code;
-}
-
-static int remove_work(void **state) {
-  *state = work;
-  return chdir("/") != 0 || temp_teardown(state) != 0;
 }
 
 static void nap(void) { nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL); }
@@ -191,5 +181,5 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(stopped), cmocka_unit_test(killed),
                                      cmocka_unit_test(other_circumstances), cmocka_unit_test(not_finite),
                                      cmocka_unit_test(refused)};
-  return cmocka_run_group_tests(tests, make_work, remove_work);
+  return cmocka_run_group_tests(tests, make_work, work_remove);
 }

@@ -1,5 +1,5 @@
 /* A run that is stopped and goes on: by signals, after damage, with other workers; and what may not go on. */
-#include "unit/temp.h"
+#include "system/work.h"
 
 #include "system/result.h"
 
@@ -14,8 +14,6 @@
 #include <stdbool.h>
 #include <sys/resource.h>
 #include <time.h>
-
-static char *work; /* a folder with recipe.yaml, images/train and the undisturbed run `whole` */
 
 static const char recipe[] =
     "threads: 1\n"
@@ -41,20 +39,10 @@ static void assert_same_end(const char *run) {
 }
 
 static int make_work(void **state) {
-  if (temp_setup(state) != 0) return -1;
-  work = *state;
-  if (chdir(work) != 0 || np_file_write("recipe.yaml", recipe, strlen(recipe)) != NP_OK) return -1;
-  np_run((const char *const[]){NP_PROGRAM, "synth", "images", "classes=4", "train=40", "val=4", "size=16", NULL},
-         &result);
-  if (result.exit_code != 0) return -1;
+  if (work_make(state, recipe, "val=4", "size=16") != 0) return -1;
   TRAIN("whole", "data.workers=2");
   if (result.exit_code != 0) fprintf(stderr, "%s", result.err);
   return result.exit_code;
-}
-
-static int remove_work(void **state) {
-  *state = work;
-  return chdir("/") != 0 || temp_teardown(state) != 0;
 }
 
 /* ---- signals ----------------------------------------------------------------------------------------------------- */
@@ -380,5 +368,5 @@ int main(void) {
       cmocka_unit_test(what_cannot_run_is_refused),
       cmocka_unit_test(non_finite_steps_stop_the_run),
   };
-  return cmocka_run_group_tests(tests, make_work, remove_work);
+  return cmocka_run_group_tests(tests, make_work, work_remove);
 }

@@ -1,5 +1,5 @@
 /* Runs on tar files beside runs on the same images in class folders. */
-#include "unit/temp.h"
+#include "system/work.h"
 
 #include "system/result.h"
 
@@ -8,8 +8,6 @@
 
 #include <fcntl.h>
 #include <signal.h>
-
-static char *work; /* a folder with recipe.yaml and one set of images twice: images/ and shards/; with runs on each */
 
 static const char recipe[] =
     "threads: 1\n"
@@ -24,20 +22,12 @@ static const char recipe[] =
 #define MODEL(run) run "/checkpoints/step-00000040/" NP_CHECKPOINT_MODEL
 
 static int make_work(void **state) {
-  if (temp_setup(state) != 0) return -1;
-  work = *state;
-  if (chdir(work) != 0 || np_file_write("recipe.yaml", recipe, strlen(recipe)) != NP_OK) return -1;
-  RUN("synth", "images", "classes=4", "train=40", "val=10", "size=16");
-  if (result.exit_code == 0) RUN("synth", "shards", "classes=4", "train=40", "val=10", "size=16", "shards=3");
+  if (work_make(state, recipe, "val=10", "size=16") != 0) return -1;
+  RUN("synth", "shards", "classes=4", "train=40", "val=10", "size=16", "shards=3");
   if (result.exit_code == 0) RUN("pretrain", "recipe.yaml", "data.train=images/train", "run.dir=files");
   if (result.exit_code == 0) RUN("pretrain", "recipe.yaml", "data.train=shards/train", "run.dir=tars");
   if (result.exit_code != 0) fprintf(stderr, "%s", result.err);
   return result.exit_code;
-}
-
-static int remove_work(void **state) {
-  *state = work;
-  return chdir("/") != 0 || temp_teardown(state) != 0;
 }
 
 /* synth cuts its images into tars in order, so each class is in the same order as in its folder: the same run. */
@@ -167,5 +157,5 @@ int main(void) {
       cmocka_unit_test(trains_alike), cmocka_unit_test(resumes),        cmocka_unit_test(other_shards_are_refused),
       cmocka_unit_test(damage),       cmocka_unit_test(features_agree), cmocka_unit_test(probe_eval_and_report),
   };
-  return cmocka_run_group_tests(tests, make_work, remove_work);
+  return cmocka_run_group_tests(tests, make_work, work_remove);
 }
