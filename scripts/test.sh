@@ -1,6 +1,6 @@
 #!/bin/sh
 # Set up, build and run every test three times: under AddressSanitizer and UndefinedBehaviorSanitizer, under ThreadSanitizer, and as
-# users run it. Fifteen to twenty minutes on two cores; safe to run again.
+# users run it. Twenty to twenty-five minutes on two cores; safe to run again.
 # NP_JOBS: compile jobs and tests at a time (all cores).
 set -eu
 cd "$(dirname "$0")/.."
