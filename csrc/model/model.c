@@ -168,7 +168,7 @@ np_status np_model_set_weights(np_model *m, const float *host) {
     return np_pieces_upload(m->ops, &m->pieces, host, m->weights);
   }
   NP_TRY(m->ops->upload(m->ops, m->weights, host, (size_t)m->params.total * sizeof *host));
-  NP_TRY(np_model_refresh(m));
+  if (m->low) st = m->ops->to_act(m->ops, m->params.total, m->weights, m->low);
 out:
   return st;
 }
@@ -177,12 +177,6 @@ np_status np_model_get_weights(np_model *m, float *host) {
   if (np_model_weight_count(m) < m->params.total)
     return np_error(NP_ERR_ARGUMENT, "a rank that keeps pieces of the weights does not have them all");
   return m->ops->download(m->ops, host, m->weights, (size_t)m->params.total * sizeof *host);
-}
-
-np_status np_model_refresh(np_model *m) {
-  if (np_model_weight_count(m) < m->params.total)
-    return np_error(NP_ERR_ARGUMENT, "a rank that keeps pieces of the weights does not have them all");
-  return m->low ? m->ops->to_act(m->ops, m->params.total, m->weights, m->low) : NP_OK;
 }
 
 /* ---- passes

@@ -60,14 +60,13 @@ const np_recipe_model *np_model_config(const np_model *model);
 const np_params *np_model_params(const np_model *model);
 
 /* Flat device buffers in the layout of np_model_params; but weights are this rank's pieces (np_model_pieces) where
- * there are several and a low-precision copy. After writing weights by hand call np_model_refresh. */
+ * there are several and a low-precision copy. */
 float *np_model_weights(np_model *model);
 float *np_model_gradients(np_model *model); /* NULL when not training */
 void *np_model_low(np_model *model);        /* act copy the products read; NULL when act is F32 */
 np_status np_model_set_weights(np_model *model, const float *host /* [total] */);
 /* NP_ERR_ARGUMENT of a model that keeps pieces: it has not the others'. */
 np_status np_model_get_weights(np_model *model, float *host /* [total] */);
-np_status np_model_refresh(np_model *model); /* low = act(weights), where all of them are here */
 
 /* Copy one micro-batch to the device. Pixels are u8 [count, H, W, C] (normalised by the recipe's mean and std) or,
  * where u8 is NULL, f32 [count, C, H, W] already normalised. prefix [count], each 0..N; NULL: fully bidirectional (S =

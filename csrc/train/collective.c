@@ -3,6 +3,9 @@
 /* Whether ranks keep pieces. */
 static bool shared(const np_trainer *t) { return np_model_pieces(t->model)->ranks > 1; }
 
+/* This rank's of slice i, where they do. */
+static const np_piece *piece_of(const np_trainer *t, int i) { return &np_model_pieces(t->model)->items[i]; }
+
 /* ---- a step ------------------------------------------------------------------------------------------------------ */
 
 np_status np_collect_sums(np_trainer *t, bool signalled) {
@@ -13,8 +16,7 @@ np_status np_collect_sums(np_trainer *t, bool signalled) {
   for (int i = 0; i < count; i++) {
     const np_slice *s = &slices[i];
     const int signal = signalled ? i : -1;
-    if (s->scattered)
-      NP_TRY(np_comm_scatter_f32(t->comm, signal, gradients + s->offset, s->count / np_comm_world(t->comm)));
+    if (s->scattered) NP_TRY(np_comm_scatter_f32(t->comm, signal, gradients + s->offset, piece_of(t, i)->count));
     else NP_TRY(np_comm_sum_f32(t->comm, signal, gradients + s->offset, s->count));
   }
   NP_TRY(np_comm_sum_f64(t->comm, -1, np_model_loss_sum(t->model), 1));
@@ -47,9 +49,10 @@ static np_status spread_weights(np_trainer *t) {
   char *low = np_model_low(t->model), *all = low ? low : (char *)np_model_weights(t->model);
   const size_t size = low ? np_dtype_size(t->ops->act) : sizeof(float);
   for (int i = 0; i < count; i++) {
-    const size_t each = (size_t)slices[i].count * size / (size_t)np_comm_world(t->comm);
-    char *slice = all + (size_t)slices[i].offset * size;
-    if (slices[i].scattered) NP_TRY(np_comm_gather(t->comm, slice + (size_t)t->launch.rank * each, slice, each));
+    if (!slices[i].scattered) continue;
+    const np_piece *mine = piece_of(t, i);
+    NP_TRY(np_comm_gather(t->comm, all + (size_t)mine->offset * size, all + (size_t)slices[i].offset * size,
+                          (size_t)mine->count * size));
   }
   st = np_comm_join(t->comm);
 out:
@@ -86,7 +89,7 @@ static np_status fetch_pieces(np_trainer *t, const float *kept, float *host) {
   const np_slice *slices = np_model_slices(t->model, &count);
   float *all = np_model_gradients(t->model);
   for (int i = 0; i < count; i++) {
-    const np_piece *piece = &np_model_pieces(t->model)->items[i]; /* one of each slice */
+    const np_piece *piece = piece_of(t, i);
     const np_slice *s = &slices[i];
     const size_t bytes = (size_t)s->count * sizeof *all;
     if (s->scattered) NP_TRY(np_comm_gather(t->comm, kept, all + s->offset, (size_t)piece->count * sizeof *all));

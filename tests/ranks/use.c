@@ -51,12 +51,18 @@ void probed(void **state) {
   assert_true(number_of("score3.json", "\"images\":") == 4);
   assert_true(number_of("score1.json", "\"top1\":") == number_of("score3.json", "\"top1\":"));
   assert_true(fabs(number_of("score1.json", "\"loss\":") / number_of("score3.json", "\"loss\":") - 1) < 1e-5);
-#define HELD_OUT "loss", "whole", "data=images", BACKEND, "precision=fp32", "threads=1"
-  expect(1, (const char *const[]){HELD_OUT, "json=held1.json", NULL}, 0, NULL);
-  expect(3, (const char *const[]){HELD_OUT, "json=held3.json", NULL}, 0, NULL);
+#define HELD_OUT "loss", "whole", BACKEND, "precision=fp32", "threads=1"
+  expect(1, (const char *const[]){HELD_OUT, "data=images", "json=held1.json", NULL}, 0, NULL);
+  expect(3, (const char *const[]){HELD_OUT, "data=images", "json=held3.json", NULL}, 0, NULL);
   assert_true(number_of("held3.json", "\"images\":") == 4);
   assert_true(number_of("held1.json", "\"targets\":") == number_of("held3.json", "\"targets\":"));
   assert_true(fabs(number_of("held1.json", "\"loss\":") / number_of("held3.json", "\"loss\":") - 1) < 1e-5);
+  /* So many batches that the ranks meet on the way. */
+  expect(1, (const char *const[]){HELD_OUT, "data=images/train", "batch=1", "json=held1.json", NULL}, 0, NULL);
+  expect(2, (const char *const[]){HELD_OUT, "data=images/train", "batch=1", "json=held2.json", NULL}, 0, NULL);
+  assert_true(number_of("held2.json", "\"images\":") == 40);
+  assert_true(number_of("held1.json", "\"targets\":") == number_of("held2.json", "\"targets\":"));
+  assert_true(fabs(number_of("held1.json", "\"loss\":") / number_of("held2.json", "\"loss\":") - 1) < 1e-5);
   /* Damaged images of one rank's part are some among those of all: 12 of 40 in the first half. */
   assert_int_equal(
       system("cp -r images/train half && for f in $(find half -name '*.png' | sort | head -n 12); do : >$f; "
